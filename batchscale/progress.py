@@ -18,7 +18,7 @@ from batchscale.experiment import Experiment, Record
 if TYPE_CHECKING:
     from batchscale.training import Progress
 
-_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {postfix}, {remaining} left"
+_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
 
 
 def in_notebook() -> bool:

@@ -11,6 +11,7 @@ killed.
 import contextlib
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -31,7 +32,6 @@ FORMAT = 1  # of sidecar and checkpoint
 # Fields that may differ between two sittings of one run: they change how far and where it is run, not what it is.
 NOT_IDENTITY = ("epochs", "device")
 
-_TEXT_COLUMNS = ("experiment",)
 _INTEGER_COLUMNS = ("batch_size", "epoch", "seed", "updates")
 _STEM = re.compile(r"(?P<experiment>.+?)_bs(?P<batch_size>\d+)(_seed(?P<seed>\d+))?")
 
@@ -190,7 +190,7 @@ def read_csv(path: str | os.PathLike) -> pd.DataFrame:
     """
     path = Path(path)
     try:
-        frame = pd.read_csv(path, float_precision="round_trip", encoding="utf-8-sig", dtype={"experiment": str})
+        frame = pd.read_csv(path, encoding="utf-8-sig", dtype=str, keep_default_na=False, na_filter=False)
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{path} cannot be read as CSV ({str(error).strip()}); restore it or move it away") from error
     missing = [column for column in STUDY_COLUMNS if column not in frame]
@@ -200,19 +200,17 @@ def read_csv(path: str | os.PathLike) -> pd.DataFrame:
     if "experiment" not in frame:
         frame["experiment"] = named["experiment"] if named else path.stem
     if "seed" not in frame:
-        frame["seed"] = int(named["seed"] or 0) if named else 0
-    frame = frame.reindex(columns=list(COLUMNS))
+        frame["seed"] = (named and named["seed"]) or "0"
+    frame = frame.reindex(columns=list(COLUMNS), fill_value="")
     for column in COLUMNS:
-        if column in _TEXT_COLUMNS:
-            continue
-        try:
-            frame[column] = pd.to_numeric(frame[column])
-            if column in _INTEGER_COLUMNS and frame[column].notna().all():
-                frame[column] = frame[column].astype(np.int64)
-            else:
-                frame[column] = frame[column].astype(np.float64)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path}, column {column}: {error}; restore the file or move it away") from error
+        if column != "experiment":
+            try:
+                # Python's float, not pandas': not every version of pandas reads the last digit as it was written.
+                frame[column] = [float(text) if text else math.nan for text in frame[column]]
+            except ValueError as error:
+                raise UserError(f"{path}, column {column}: {error}; restore the file or move it away") from error
+        if column in _INTEGER_COLUMNS and (frame[column] % 1 == 0).all():
+            frame[column] = frame[column].astype(np.int64)
     return frame
 
 

@@ -198,7 +198,8 @@ def _work(experiments: list[Experiment], data_dir, data_root, report: Report, st
                 busy.append(experiment)
             except UserError as error:
                 failures.append(f"{experiment}: {error}")
-                report("finish", experiment, failures[-1])
+                if len(experiments) > 1:
+                    report("finish", experiment, f"{experiment}: failed, {error}")
         if len(busy) == len(todo):
             time.sleep(WAIT_SECONDS)
         todo = busy

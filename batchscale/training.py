@@ -223,8 +223,7 @@ class Training:
         for part in indices.split(self.experiment.micro_batch_size or len(indices)):
             images, labels = self.data.batch(part)
             with self._precision():
-                logits = self.model(images)
-            loss = functional.cross_entropy(logits.float(), labels, reduction="sum") / len(indices)
+                loss = functional.cross_entropy(self.model(images), labels, reduction="sum") / len(indices)
             loss.backward()
             self._loss_sum += loss.detach()
         self.optimizer.step()
@@ -264,8 +263,8 @@ class Training:
             ):
                 with self._precision():
                     logits = self.model(self.data.normalised(part))
+                    loss += functional.cross_entropy(logits, target, reduction="sum").to(loss)
                 correct += (logits.argmax(dim=1) == target).sum()
-                loss += functional.cross_entropy(logits.float(), target, reduction="sum").to(loss.device)
         return correct.item() / len(labels), loss.item() / len(labels)
 
     def _precision(self) -> contextlib.AbstractContextManager:

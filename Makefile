@@ -1,0 +1,61 @@
+# make study   run the four training notebooks and the results notebook; look at $(OUT)/ afterwards
+# make test    run the tests
+# make lint    check style
+#
+# The study on CIFAR-10, smaller and on two cores:
+#   make study DATASET=cifar10 DATA_ROOT=datasets WIDTH=0.25 EPOCHS=5 SEEDS="0 1" SMALL="8 32" LARGE="128 512" \
+#              WORKERS=2 OUT=runs/cifar10
+# A setting that is not given is the study's; for digits, one that takes minutes.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+DATASET ?= digits
+DATA_ROOT ?=
+ifeq ($(DATASET),digits)
+OUT ?= runs/quick
+WIDTH ?= 0.25
+EPOCHS ?= 8
+SEEDS ?= 0 1
+SMALL ?= 4 8 16 32
+LARGE ?= 64 128 256
+WORKERS ?= 2
+else
+OUT ?= runs/$(DATASET)
+endif
+
+.PHONY: study test lint clean
+
+study: $(VENV)/.study
+	$(BIN)/python -m batchscale study --out "$(OUT)" --dataset "$(DATASET)" \
+	  $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(if $(TRAIN_SIZE),--train-size $(TRAIN_SIZE)) \
+	  $(if $(WIDTH),--width $(WIDTH)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(WARMUP),--warmup-epochs $(WARMUP)) \
+	  $(if $(BASE_LR),--base-lr $(BASE_LR)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) \
+	  $(if $(SMALL),--small $(SMALL)) $(if $(LARGE),--large $(LARGE))
+
+test: $(VENV)/.tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf runs $(VENV) build *.egg-info .pytest_cache .hypothesis .ruff_cache
+
+# One environment; a stamp for each set of packages in it.
+$(BIN)/python:
+	$(PYTHON) -m venv "$(VENV)"
+
+$(VENV)/.study: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[notebooks]"
+	@touch "$@"
+
+$(VENV)/.tests: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[tests]"
+	@touch "$@"
+
+$(VENV)/.tools: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[tools]"
+	@touch "$@"

@@ -1,0 +1,163 @@
+"""The command line.
+
+    python -m batchscale train --dataset digits --batch-size 32 --width 0.25
+    python -m batchscale train --name gradual_warmup_scaled_lr --batch-size 1024 --data-root datasets
+    python -m batchscale sweep --small 8 32 --large 128 512 1024 --seeds 0 1 2 --workers 2
+    python -m batchscale study --out runs/digits --dataset digits --width 0.25 --small 8 32 --large 128 256
+
+What is recorded already is not trained again; what was interrupted goes on where it was.
+"""
+
+import contextlib
+import io
+import re
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from batchscale.experiment import LARGE_BATCH_SIZES, MODES, SMALL_BATCH_SIZES, Experiment, UserError, study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Experiment):
+    """The fields of an `Experiment` as flags, and where things are."""
+
+    lr_scaling: Literal["by-name", "none", "linear", "sqrt"] = "by-name"
+    """learning rate of larger batches: base_lr, k·base_lr or √k·base_lr; by-name: that of the study's mode of this
+    name, and none for a name of your own"""
+    warmup: Literal["by-name", "none", "constant", "gradual"] = "by-name"
+    """way to the scaled rate: at once, base_lr until warmup_epochs are over, or a linear ramp per update"""
+    data_dir: str = "data"
+    """folder of the records"""
+    data_root: str | None = None
+    """folder of the images; None: BATCHSCALE_DATA_ROOT, or else datasets"""
+
+    def __post_init__(self):
+        """Checked when it becomes an `Experiment`, so that every error has one form."""
+
+    def experiments(self, name: str, batch_sizes: tuple[int, ...], seeds: tuple[int, ...]) -> list[Experiment]:
+        """`study` with the settings that were given."""
+        settings = {field.name: getattr(self, field.name) for field in fields(Experiment)}
+        for key in ("name", "batch_size", "seed"):
+            del settings[key]
+        return study(name, batch_sizes, seeds, **{key: value for key, value in settings.items() if value != "by-name"})
+
+    def run(self, experiments: list[Experiment], workers: int = 1) -> None:
+        """Train what is not recorded and say what is."""
+        from batchscale import sweeps
+
+        recorded = len(experiments) - len(sweeps.pending(experiments, self.data_dir))
+        if recorded:
+            print(f"{recorded} of {len(experiments)} recorded in {self.data_dir} already", flush=True)
+        sweeps.run(experiments, data_dir=self.data_dir, data_root=self.data_root, workers=workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Settings):
+    """Train one experiment, or go on with it, and record it."""
+
+    def __call__(self) -> None:
+        self.run(self.experiments(self.name, (self.batch_size,), (self.seed,)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Settings):
+    """Train every batch size of every mode and seed that is not recorded yet."""
+
+    names: tuple[str, ...] = tuple(MODES)
+    """modes of training, or names of your own"""
+    small: tuple[int, ...] = SMALL_BATCH_SIZES
+    """batch sizes of baseline_small"""
+    large: tuple[int, ...] = LARGE_BATCH_SIZES
+    """batch sizes of every other name"""
+    seeds: tuple[int, ...] = (0,)
+    """all runs of the first seed, then of the next"""
+    workers: int = 1
+    """processes that train at the same time, the cores shared out among them"""
+    name: tyro.conf.Suppress[str] = ""
+    batch_size: tyro.conf.Suppress[int] = 0
+    seed: tyro.conf.Suppress[int] = 0
+
+    def __call__(self) -> None:
+        sizes = {name: self.small if name == "baseline_small" else self.large for name in self.names}
+        self.run(
+            [
+                experiment
+                for seed in self.seeds
+                for name in self.names
+                for experiment in self.experiments(name, sizes[name], (seed,))
+            ],
+            self.workers,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Execute the study's notebooks; whatever is not given is as they have it."""
+
+    out: str
+    """folder of the executed notebooks, the records and the figures"""
+    dataset: str | None = None
+    data_root: str | None = None
+    small: tuple[int, ...] | None = None
+    """batch sizes of the small-minibatch notebook"""
+    large: tuple[int, ...] | None = None
+    """batch sizes of the three large-minibatch notebooks"""
+    seeds: tuple[int, ...] | None = None
+    epochs: int | None = None
+    base_lr: float | None = None
+    reference_batch_size: int | None = None
+    warmup_epochs: float | None = None
+    train_size: int | None = None
+    width: float | None = None
+    workers: int | None = None
+
+    def __call__(self) -> None:
+        from batchscale import notebooks
+
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        out, small, large = given.pop("out"), given.pop("small", None), given.pop("large", None)
+        if "data_root" in given:
+            given["data_root"] = str(Path(self.data_root).expanduser().resolve())
+        if "seeds" in given:
+            given["seeds"] = list(self.seeds)
+        notebooks.execute(out, given, small=small, large=large)
+
+
+Command = (
+    Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Study, tyro.conf.subcommand("study")]
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; the exit code: 0, 2 for what the user can mend (one line on standard error), 128 + signal."""
+    try:
+        command = _parse(sys.argv[1:] if arguments is None else arguments)
+        command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:  # sweeps.Stopped, or a second Ctrl-C that would not wait
+        print(interrupt if interrupt.args else "interrupted", file=sys.stderr)
+        return getattr(interrupt, "exit_code", 130)
+    return 0
+
+
+def _parse(arguments: list[str]) -> Train | Sweep | Study:
+    # tyro explains a wrong flag in a box of several lines; here, as everywhere, an error is one line.
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            return tyro.cli(Command, prog="python -m batchscale", description=__doc__, args=arguments)
+    except SystemExit as exit:
+        if exit.code != 2:
+            raise
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", message.getvalue()).splitlines()
+        text = " ".join(line.strip("│ ") for line in lines if line[:1] not in "╭╰")  # the frame's title adds nothing
+        error, *_ = re.split(r"─+ (?:Argument helptext|For full helptext)", text)
+        raise UserError(" ".join(error.replace("─", " ").split()) + "; see python -m batchscale --help") from None

@@ -1,0 +1,139 @@
+"""What is run: checked when made, named after its file, and never ambiguous."""
+
+import json
+import math
+from dataclasses import FrozenInstanceError, asdict, replace
+
+import numpy as np
+import pytest
+
+from batchscale.experiment import (
+    COLUMNS,
+    LARGE_BATCH_SIZES,
+    SMALL_BATCH_SIZES,
+    Experiment,
+    UserError,
+    find_callable,
+    study,
+)
+from models import CNN
+
+
+def test_defaults_of_the_study():
+    experiment = Experiment(batch_size=8)
+    assert (experiment.momentum, experiment.weight_decay) == (0.9, 0)
+    assert (experiment.base_lr, experiment.reference_batch_size) == (0.002, 8)
+    assert (experiment.epochs, experiment.warmup_epochs) == (10, 2)
+    assert SMALL_BATCH_SIZES == (2, 4, 8, 16, 32)
+    assert LARGE_BATCH_SIZES == (128, 256, 512, 1024, 2048, 4096, 8192)
+
+
+def test_columns_of_a_record():
+    assert ",".join(COLUMNS) == (
+        "batch_size,epoch,accuracy,generalization_error,running_time,experiment,seed,updates,learning_rate,"
+        "train_accuracy,train_loss,test_loss,epoch_time,images_per_second,noise_scale"
+    )
+
+
+def test_is_frozen_and_varied_by_replace():
+    experiment = Experiment(batch_size=8)
+    with pytest.raises(FrozenInstanceError):
+        experiment.batch_size = 16
+    assert replace(experiment, batch_size=16).stem == "baseline_small_bs16_seed0"
+    with pytest.raises(UserError):
+        replace(experiment, batch_size=-1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("batch_size", 0),
+        ("batch_size", -1),
+        ("batch_size", 2.5),
+        ("batch_size", "8"),
+        ("batch_size", True),
+        ("seed", -1),
+        ("epochs", 0),
+        ("epochs", 1.5),
+        ("reference_batch_size", 0),
+        ("base_lr", 0),
+        ("base_lr", -0.1),
+        ("base_lr", math.nan),
+        ("base_lr", math.inf),
+        ("base_lr", "fast"),
+        ("width", 0),
+        ("width", math.inf),
+        ("momentum", 1),
+        ("momentum", -0.1),
+        ("weight_decay", -1e-4),
+        ("warmup_epochs", -1),
+        ("train_size", 0),
+        ("micro_batch_size", 0),
+        ("lr_scaling", "quadratic"),
+        ("warmup", "slow"),
+        ("precision", "int8"),
+        ("dataset", ""),
+        ("device", None),
+        ("name", ""),
+        ("name", "../evil"),
+        ("name", "a b"),
+        ("name", "mine_bs8"),
+        ("name", "mine_bs8_seed0"),
+    ],
+)
+def test_refuses_naming_field_and_value(field, value):
+    with pytest.raises(UserError) as refused:
+        Experiment(**{"batch_size": 8, field: value})
+    assert str(refused.value).startswith(f"{field} is {value!r}")
+    assert "\n" not in str(refused.value)
+
+
+def test_warmup_not_longer_than_training():
+    Experiment(batch_size=8, epochs=2, warmup="gradual", warmup_epochs=2)
+    with pytest.raises(UserError, match=r"warmup_epochs is 3.0 but epochs is 2"):
+        Experiment(batch_size=8, epochs=2, warmup="gradual", warmup_epochs=3)
+    Experiment(batch_size=8, epochs=1, warmup="none", warmup_epochs=2)  # not used, so not wrong
+
+
+def test_micro_batch_not_larger_than_batch():
+    with pytest.raises(UserError, match="micro_batch_size is 9 but batch_size is 8"):
+        Experiment(batch_size=8, micro_batch_size=9)
+
+
+def test_numpy_numbers_become_plain_ones():
+    experiment = Experiment(batch_size=np.int64(8), base_lr=np.float32(0.5), width=1)
+    assert json.loads(json.dumps(asdict(experiment))) == asdict(experiment)
+    assert experiment == Experiment(batch_size=8, base_lr=0.5)
+
+
+def test_a_network_in_hand_is_kept_by_name():
+    experiment = Experiment(batch_size=8, model=CNN)
+    assert experiment.model == "models:CNN"
+    assert find_callable(experiment.model, "model") is CNN
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("models", "must have the form module:name"),
+        ("nowhere:CNN", "nowhere cannot be imported"),
+        ("models:RNN", "models has no RNN"),
+        ("models:nn", "cannot be called"),
+    ],
+)
+def test_model_that_is_not_there(what, message):
+    with pytest.raises(UserError, match=message):
+        find_callable(what, "model")
+
+
+def test_study_takes_whole_seeds_in_turn():
+    experiments = study("gradual_warmup_scaled_lr", [128, 256], seeds=[0, 1], epochs=5)
+    assert [(experiment.seed, experiment.batch_size) for experiment in experiments] == [
+        (0, 128),
+        (0, 256),
+        (1, 128),
+        (1, 256),
+    ]
+    assert {(e.lr_scaling, e.warmup, e.epochs) for e in experiments} == {("linear", "gradual", 5)}
+    assert study("mine", [8])[0].lr_scaling == "none"
+    assert study("scaled_lr", [8], lr_scaling="sqrt")[0].lr_scaling == "sqrt"

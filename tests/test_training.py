@@ -1,0 +1,365 @@
+"""The loop against a plain re-implementation, and what must hold of its records, its clock and its state."""
+
+import io
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from batchscale import datasets, training
+from batchscale.experiment import Experiment, UserError
+from batchscale.training import Training, build_model, epoch_seed, permutation, select_device
+from models import CNN
+
+TIMES = {"running_time": 0, "epoch_time": 0, "images_per_second": 0}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return datasets.load("digits")
+
+
+@pytest.fixture(scope="module")
+def noise():
+    """Random images: no even background, on which max-pooling has ties that rounding breaks one way or the other."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (700, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 10, (700,), generator=generator)
+    return datasets.Dataset(
+        "noise", images, labels, images[640:], labels[640:], tuple("0123456789"), torch.zeros(3), torch.ones(3)
+    )
+
+
+def experiment(**fields) -> Experiment:
+    return Experiment(**{"batch_size": 32, "dataset": "digits", "width": 0.25, "epochs": 1, **fields})
+
+
+class InDouble(nn.Module):
+    """The study's network in float64."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.cnn = CNN(width=0.25).double()
+
+    def forward(self, images):
+        return self.cnn(images.double())
+
+
+class InFloat(CNN):
+    def __init__(self):
+        super().__init__(width=0.25)
+
+    def forward(self, images):
+        return super().forward(images.float())
+
+
+def plain_loop(data, model, *, updates, size, rate, seed=0, micro=None, weight_decay=0.0) -> nn.Module:
+    """What anybody would write; `rate(t)` is the learning rate of update t."""
+    pixels = data.train_images[: updates * size].permute(0, 3, 1, 2).contiguous().double()
+    mean, std = pixels.mean(dim=(0, 2, 3), keepdim=True), pixels.std(dim=(0, 2, 3), keepdim=True, correction=0)
+    images = (pixels.float() - mean.float()) / std.float()
+    order = permutation(len(images), seed, epoch=1)
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate(0), momentum=0.9, weight_decay=weight_decay)
+    torch.manual_seed(epoch_seed(seed, 1))
+    for update in range(updates):
+        optimizer.param_groups[0]["lr"] = rate(update)
+        optimizer.zero_grad()
+        batch = order[update * size : (update + 1) * size]
+        for start in range(0, size, micro or size):
+            part = batch[start : start + (micro or size)]
+            loss = functional.cross_entropy(model(images[part]), data.train_labels[part]) * len(part) / size
+            loss.backward()
+        optimizer.step()
+    return model
+
+
+# η = 0.002, k = 32/8 = 4, T_w = half of an epoch of 20 updates
+@pytest.mark.parametrize(
+    ("fields", "rate"),
+    [
+        ({}, lambda t: 0.002),
+        ({"lr_scaling": "linear"}, lambda t: 0.008),
+        ({"lr_scaling": "sqrt"}, lambda t: 0.004),
+        ({"lr_scaling": "linear", "warmup": "constant"}, lambda t: 0.002 if t < 10 else 0.008),
+        ({"lr_scaling": "linear", "warmup": "gradual"}, lambda t: 0.002 + 0.006 * min(t, 10) / 10),
+        ({"lr_scaling": "sqrt", "warmup": "gradual", "seed": 3}, lambda t: 0.002 + 0.002 * min(t, 10) / 10),
+        ({"weight_decay": 0.01}, lambda t: 0.002),
+        ({"micro_batch_size": 12}, lambda t: 0.002),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) or "base" if isinstance(value, dict) else "",
+)
+def test_weights_equal_the_plain_loops_after_20_updates(noise, fields, rate):
+    """In float64. In float32 a rounding error of 1e-8 grows to 3e-5 in 20 updates at the kinks of ReLU and max-pooling,
+    between two memory layouts of the plain loop itself."""
+    run = Training(experiment(train_size=20 * 32, warmup_epochs=0.5, **fields), noise, model=InDouble())
+    assert len(list(run.records())) == 1
+    assert run.updates == 20
+    plain = plain_loop(
+        noise,
+        InDouble(),
+        updates=20,
+        size=32,
+        rate=rate,
+        seed=fields.get("seed", 0),
+        micro=fields.get("micro_batch_size"),
+        weight_decay=fields.get("weight_decay", 0.0),
+    )
+    for (name, ours), theirs in zip(run.model.state_dict().items(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_weights_equal_the_plain_loops_in_float32(noise):
+    """Few updates, before rounding has grown; the network built by its name."""
+    run = Training(experiment(train_size=5 * 32, lr_scaling="linear"), noise)
+    list(run.records())
+    torch.manual_seed(epoch_seed(0, 0))
+    plain = plain_loop(noise, InFloat(), updates=5, size=32, rate=lambda t: 0.008)
+    for ours, theirs in zip(run.model.state_dict().values(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def network_without_batch_norm(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 16), nn.Tanh(), nn.Linear(16, num_classes))
+
+
+@pytest.mark.parametrize("micro", [1, 5, 31])
+def test_micro_batches_sum_to_the_minibatch(digits, micro):
+    runs = []
+    for size in (None, micro):
+        torch.manual_seed(0)
+        run = Training(experiment(train_size=320, micro_batch_size=size), digits, model=network_without_batch_norm(10))
+        list(run.records())
+        runs.append(run)
+    for ours, theirs in zip(runs[1].model.parameters(), runs[0].model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    assert runs[0].updates == runs[1].updates == 10
+
+
+def test_an_epoch_uses_each_image_once_and_drops_the_incomplete_batch(digits, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        datasets.Dataset,
+        "batch",
+        lambda self, places, original=datasets.Dataset.batch: seen.append(places) or original(self, places),
+    )
+    list(Training(experiment(train_size=100, epochs=2), digits, model=network_without_batch_norm(10)).records())
+    assert [len(places) for places in seen] == [32] * 6
+    epochs = [torch.cat(seen[:3]), torch.cat(seen[3:])]
+    for epoch in epochs:
+        assert len(epoch.unique()) == 96
+        assert 0 <= epoch.min() <= epoch.max() < 100
+    assert epochs[0].tolist() != epochs[1].tolist()
+
+
+def test_permutation_depends_on_seed_and_epoch_alone():
+    first = permutation(1000, seed=0, epoch=1)
+    torch.manual_seed(123)
+    assert torch.equal(first, permutation(1000, seed=0, epoch=1))
+    assert sorted(first.tolist()) == list(range(1000))
+    others = [permutation(1000, seed, epoch) for seed, epoch in ((0, 2), (1, 1), (1, 0))]
+    assert all(not torch.equal(first, other) for other in others)
+
+
+def test_initial_weights_depend_on_the_seed_alone_and_leave_the_generator_alone(digits):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    weights = [
+        nn.utils.parameters_to_vector(build_model(experiment(seed=seed, batch_size=size), digits).parameters())
+        for seed, size in ((0, 8), (0, 32), (1, 8))
+    ]
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_records(digits):
+    run = Training(experiment(epochs=3, lr_scaling="linear", warmup="gradual", warmup_epochs=2), digits)
+    records = list(run.records())
+    assert [record.epoch for record in records] == [1, 2, 3]
+    assert [record.updates for record in records] == [46, 92, 138]  # 1500 // 32 = 46
+    # the rate of each epoch's last update: η + (kη − η)·t/T_w with t = 45, 91, 137 and T_w = 92
+    expected = [0.002 + 0.006 * 45 / 92, 0.002 + 0.006 * 91 / 92, 0.008]
+    assert [record.learning_rate for record in records] == pytest.approx(expected, rel=1e-12)
+    last = records[-1]
+    assert (last.batch_size, last.experiment, last.seed) == (32, "baseline_small", 0)
+    assert last.generalization_error == last.train_accuracy - last.accuracy
+    assert math.isnan(last.noise_scale)
+    assert last.accuracy > 0.5  # it learns
+    # the last record is of the weights that the run ended with, in eval mode
+    model = run.model.eval()
+    with torch.no_grad():
+        logits = model(digits.normalised(digits.test_images))
+    assert last.accuracy == (logits.argmax(1) == digits.test_labels).sum().item() / 297
+    assert last.test_loss == pytest.approx(functional.cross_entropy(logits, digits.test_labels).item(), rel=1e-5)
+
+
+def test_train_accuracy_is_that_of_the_first_10_000_images():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (12_000, 2, 2, 1), dtype=torch.uint8, generator=generator)
+    labels = torch.zeros(12_000, dtype=torch.int64)
+    labels[10_000:] = 1
+    data = datasets.Dataset("made", images, labels, images[:10], labels[:10], ("a", "b"), torch.ones(1), torch.ones(1))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    nn.init.zeros_(model[1].weight)
+    model[1].bias.data = torch.tensor([5.0, 0.0])  # always class 0
+    record = next(Training(experiment(batch_size=6000, base_lr=1e-9), data, model=model).records())
+    assert record.train_accuracy == 1.0
+
+
+def test_clock_counts_training_alone(digits, monkeypatch):
+    now = 0.0
+
+    def taking(seconds, original):
+        def timed(*arguments, **keywords):
+            nonlocal now
+            now += seconds
+            return original(*arguments, **keywords)
+
+        return timed
+
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(Training, "_update", taking(1, Training._update))
+    monkeypatch.setattr(Training, "evaluate", taking(1000, Training.evaluate))
+    run = Training(experiment(train_size=320, epochs=2), digits, model=network_without_batch_norm(10))
+    records = []
+    for record in run.records(taking(100, lambda progress: None)):
+        records.append(record)
+        now += 10_000  # saving
+    assert [(record.running_time, record.epoch_time) for record in records] == [(10, 10), (20, 10)]
+    assert records[0].images_per_second == 32
+
+
+def test_progress_between_updates(digits, monkeypatch):
+    monkeypatch.setattr(training, "PULSE_SECONDS", 0)
+    seen = []
+    run = Training(experiment(train_size=160, epochs=2), digits, model=network_without_batch_norm(10))
+    list(run.records(seen.append))
+    assert [(progress.epoch, progress.images) for progress in seen] == [
+        (1, 32), (1, 64), (1, 96), (1, 128), (2, 192), (2, 224), (2, 256), (2, 288),
+    ]  # fmt: skip
+    assert {progress.total_images for progress in seen} == {320}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("killed_after", [1, 7, 10, 13, 20, 29])
+def test_goes_on_exactly_from_its_state(digits, monkeypatch, killed_after):
+    """Dropout and batch norm included; 10 updates an epoch, killed in the middle and between epochs."""
+    monkeypatch.setattr(training, "PULSE_SECONDS", 0)
+    run_of = experiment(train_size=320, epochs=3, lr_scaling="linear", warmup="gradual", warmup_epochs=1.5)
+    whole = Training(run_of, digits)
+    expected = [replace(record, **TIMES) for record in whole.records()]
+
+    killed, rows, saved = Training(run_of, digits), [], io.BytesIO()
+
+    def kill(progress=None):
+        if killed.updates == killed_after:
+            torch.save(killed.state_dict(), saved)
+            raise Killed
+
+    with pytest.raises(Killed):  # noqa: PT012
+        for record in killed.records(kill):
+            rows.append(record)
+            kill()
+    saved.seek(0)
+    torch.rand(100)  # what another process would have drawn
+    resumed = Training(run_of, digits)
+    resumed.load_state_dict(torch.load(saved, weights_only=True))
+    assert resumed.updates == killed_after
+    rows += resumed.records()
+    assert [replace(record, **TIMES) for record in rows] == expected
+    for ours, theirs in zip(resumed.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_resuming_does_not_warm_up_again(digits):
+    fields = {"train_size": 320, "lr_scaling": "linear", "warmup": "gradual", "warmup_epochs": 1}
+    first = Training(experiment(epochs=1, **fields), digits)
+    list(first.records())
+    longer = Training(experiment(epochs=3, **fields), digits)
+    longer.load_state_dict(first.state_dict())
+    assert [record.learning_rate for record in longer.records()] == [0.008, 0.008]
+
+
+def test_training_leaves_the_global_generator_alone(digits):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    list(Training(experiment(train_size=64), digits).records())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(digits):
+    run = Training(experiment(train_size=320, epochs=3, base_lr=1e30), digits)
+    assert list(run.records()) == []
+    assert run.diverged
+
+
+def test_divergence_is_noticed_within_an_epoch(digits, monkeypatch):
+    monkeypatch.setattr(training, "PULSE_SECONDS", 0)
+    run = Training(experiment(base_lr=1e30), digits)
+    assert list(run.records()) == []
+    assert run.diverged
+    assert run.updates < 46
+
+
+def test_bf16_trains(digits):
+    run = Training(experiment(precision="bf16", train_size=320), digits)
+    (record,) = run.records()
+    exact = Training(experiment(train_size=320), digits)
+    (expected,) = exact.records()
+    assert record.train_loss == pytest.approx(expected.train_loss, rel=0.02)
+    assert record.train_loss != expected.train_loss
+    assert {parameter.dtype for parameter in run.model.parameters()} == {torch.float32}
+
+
+def test_batch_larger_than_the_training_set(digits):
+    with pytest.raises(UserError, match="batch_size is 101 but digits has 100 training images"):
+        Training(experiment(batch_size=101, train_size=100), digits)
+
+
+def takes_no_width(num_classes):
+    return network_without_batch_norm(num_classes)
+
+
+def wrong_shape(num_classes, **keywords):
+    return network_without_batch_norm(num_classes + 1)
+
+
+def fails(**keywords):
+    raise ZeroDivisionError("cannot build")
+
+
+def test_networks_of_other_signatures(digits):
+    model = build_model(experiment(model=takes_no_width, width=1), digits)
+    assert isinstance(model, nn.Sequential)
+    model = build_model(experiment(model="torchvision.models:resnet18", width=1), digits)
+    assert model.fc.out_features == 10
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": takes_no_width, "width": 0.5}, "takes no width"),
+        ({"model": wrong_shape, "width": 1}, r"\(2, 11\) for two images of digits; they must have shape \(2, 10\)"),
+        ({"model": fails, "width": 1}, "cannot build"),
+        ({"width": 0.001}, "without a channel"),
+    ],
+)
+def test_networks_that_do_not_fit(digits, fields, message):
+    with pytest.raises(UserError, match=message):
+        build_model(experiment(**fields), digits)
+
+
+def test_device_that_is_not_there():
+    with pytest.raises(UserError, match="device is 'gpu'"):
+        select_device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="device is 'cuda'"):
+            select_device("cuda")

@@ -259,7 +259,7 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
 def _read_rows(path: Path) -> list[Record]:
     frame = read_csv(path)
-    return [Record(**dict(zip(COLUMNS, row, strict=True))) for row in frame.itertuples(index=False, name=None)]
+    return [Record(**row) for row in frame.to_dict("records")]
 
 
 def _differences(kept: dict, asked: Experiment) -> list[tuple[str, object]]:

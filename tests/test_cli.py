@@ -115,6 +115,6 @@ def test_the_same_numbers_from_a_study_name(tmp_path):
     """A run is what its settings are, not what it is called."""
     sizes = ["--small", "64", "--large", "64"]
     assert cli.main(["sweep", *sizes, "--data-dir", str(tmp_path), *TINY]) == 0
-    table = load(tmp_path).pivot_table("accuracy", "epoch", "experiment")
+    table = load(tmp_path).pivot_table("test_loss", "epoch", "experiment")
     assert (table["baseline_small"] == table["baseline_large"]).all()
     assert (table["scaled_lr"] != table["baseline_large"]).any()

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import astuple, replace
+from dataclasses import astuple
 
 import pandas as pd
 import pytest
@@ -89,7 +89,7 @@ written = st.builds(
 def test_reads_back_exactly(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("csv") / "any.csv"
     path.write_text(to_csv(rows), encoding="utf-8")
-    read = [Record(*values) for values in read_csv(path).itertuples(index=False, name=None)]
+    read = [Record(**values) for values in read_csv(path).to_dict("records")]
     assert len(read) == len(rows)
     assert all(same(ours, theirs) for ours, theirs in zip(read, rows, strict=True))
 
@@ -287,4 +287,4 @@ def test_load_sorts_and_types(tmp_path):
     table = load(tmp_path)
     assert table[["seed", "epoch"]].values.tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]]
     assert pd.api.types.is_integer_dtype(table["updates"])
-    assert same(Record(*table.iloc[0]), replace(row(1), seed=0))
+    assert same(Record(**table.to_dict("records")[0]), row(1))

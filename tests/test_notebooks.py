@@ -1,0 +1,195 @@
+"""The notebooks as users run them: unchanged, with other parameters, from anywhere."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from conftest import PROJECT
+
+from batchscale import cli, notebooks
+from batchscale.experiment import LARGE_BATCH_SIZES, MODES, SMALL_BATCH_SIZES, Experiment
+from batchscale.records import load
+
+TINY = {"dataset": "digits", "width": 0.1, "train_size": 256, "epochs": 2, "warmup_epochs": 1}
+PARAMETERS = {"data_dir", "dataset", "data_root", "batch_sizes", "seeds", "epochs", "base_lr", "reference_batch_size"}
+PARAMETERS |= {"warmup_epochs", "train_size", "width", "workers"}
+
+
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(PROJECT / f"{name}.ipynb", as_version=4)
+
+
+def cells(notebook) -> dict[str, nbformat.NotebookNode]:
+    return {cell["id"]: cell for cell in notebook.cells}
+
+
+def defaults(notebook) -> dict:
+    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    values = {}
+    exec(cell.source, {}, values)
+    return values
+
+
+def test_every_notebook_is_one_of_the_study():
+    assert sorted(path.stem for path in PROJECT.glob("*.ipynb")) == sorted([*notebooks.TRAINING, notebooks.RESULTS])
+
+
+@pytest.mark.parametrize("name", notebooks.TRAINING)
+def test_parameters_are_the_studys_defaults(name):
+    notebook = read(name)
+    values = defaults(notebook)
+    assert set(values) >= PARAMETERS
+    study = Experiment(batch_size=1)
+    for field in ("epochs", "base_lr", "reference_batch_size", "warmup_epochs", "dataset", "train_size", "width"):
+        assert values[field] == getattr(study, field), field
+    sizes = SMALL_BATCH_SIZES if name == "baseline_small_minibatch" else LARGE_BATCH_SIZES
+    assert tuple(values["batch_sizes"]) == sizes
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    assert first.metadata.tags == ["parameters"]  # what users edit comes first
+
+
+@pytest.mark.parametrize("name", notebooks.TRAINING)
+def test_the_rule_of_the_mode(name):
+    notebook = cells(read(name))
+    scope = {"Experiment": Experiment, **defaults(read(name))}
+    exec(notebook["experiments"].source, scope)
+    mode = name.removesuffix("_large_minibatch").removesuffix("_minibatch")
+    mode = {"baseline": "baseline_large"}.get(mode, mode)
+    assert [
+        (run.name, run.batch_size, run.lr_scaling, run.warmup, run.warmup_epochs) for run in scope["experiments"]
+    ] == [
+        (mode, size, MODES[mode]["lr_scaling"], MODES[mode]["warmup"], 2)
+        for size in (SMALL_BATCH_SIZES if mode == "baseline_small" else LARGE_BATCH_SIZES)
+    ]
+
+
+def test_notebooks_differ_in_a_few_lines():
+    first, *others = (cells(read(name)) for name in notebooks.TRAINING)
+    for other in others:
+        assert list(other) == list(first)
+        for key in ("setup", "directories", "images", "train", "table"):
+            assert other[key].source == first[key].source, key
+        for key in ("parameters", "experiments", "figure"):
+            pairs = zip(other[key].source.splitlines(), first[key].source.splitlines(), strict=True)
+            assert sum(ours != theirs for ours, theirs in pairs) <= 4, key
+
+
+def test_sections():
+    for name in notebooks.TRAINING:
+        headings = [
+            cell.source.splitlines()[0][3:5] for cell in read(name).cells if cell.source.startswith("## ")
+        ]  # "## 1 Libraries, ..."
+        assert headings == ["1 ", "2 ", "3 ", "4 "]
+
+
+def test_no_outputs_are_committed():
+    for path in PROJECT.glob("*.ipynb"):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            assert not cell.get("outputs"), path.name
+
+
+def papermill(notebook: Path, out: Path, cwd: Path, **parameters) -> nbformat.NotebookNode:
+    """As in a terminal: papermill, an installed kernel, whatever directory one is in."""
+    subprocess.run(
+        [*(sys.executable, "-m", "papermill", str(notebook), str(out)), "-y", json.dumps(parameters)],
+        cwd=cwd,
+        check=True,
+        capture_output=True,
+    )
+    return nbformat.read(out, as_version=4)
+
+
+def text(notebook) -> str:
+    return json.dumps([cell.get("outputs", []) for cell in notebook.cells])
+
+
+def test_the_study_on_digits_and_once_more(tmp_path, capfd):
+    """make study, small: records, figures and executed notebooks; the second time nothing is trained."""
+    out = tmp_path / "out"
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    command = ["study", "--out", str(out), *flags, "--small", "16", "32", "--large", "64", "--seeds", "0", "1"]
+    assert cli.main(command) == 0
+    printed = capfd.readouterr().out
+    assert "scaled_lr B=64 seed 1: complete, 2 epochs" in printed
+    table = load(out)
+    assert len(table) == 2 * (2 * 2 + 3 * 2)
+    assert set(table["experiment"]) == set(MODES)
+    assert {path.stem for path in (out / "figures").iterdir()} == {*MODES, "against_batch_size", "against_epoch"}
+    for name in (*notebooks.TRAINING, notebooks.RESULTS):
+        executed = nbformat.read(out / f"{name}.ipynb", as_version=4)
+        assert "image/png" in text(executed)
+        assert not [output for cell in executed.cells for output in cell.get("outputs", []) if output == "error"]
+        assert "widget-view" not in text(executed)
+
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*_bs*")}
+    assert cli.main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*_bs*")} == before
+    assert "complete" not in capfd.readouterr().out
+    assert "baseline_small" in text(nbformat.read(out / f"{notebooks.RESULTS}.ipynb", as_version=4))
+    pd.testing.assert_frame_equal(load(out), table)
+
+
+def test_from_a_folder_with_a_space_and_another_working_directory(tmp_path):
+    """A copy of the project, its notebook started from a folder beside it, the project named in the first cell."""
+    copy = tmp_path / "my copy"
+    copy.mkdir()
+    for name in ("models.py", f"{notebooks.TRAINING[0]}.ipynb"):
+        shutil.copy(PROJECT / name, copy)
+    shutil.copytree(PROJECT / "batchscale", copy / "batchscale")
+    elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
+    source = copy / f"{notebooks.TRAINING[0]}.ipynb"
+    executed = papermill(
+        source, elsewhere / "out.ipynb", elsewhere, project_dir=str(copy), batch_sizes=[64], data_dir="my data", **TINY
+    )
+    assert load(copy / "my data")["batch_size"].tolist() == [64, 64]  # relative to the project
+    assert f"project {copy}" in text(executed)
+
+
+def test_from_below_the_project(tmp_path):
+    """Not named: found above the working directory, before the installed package."""
+    folder = tmp_path / "a b" / "notebooks"
+    folder.mkdir(parents=True)
+    shutil.copytree(PROJECT / "batchscale", folder.parent / "batchscale")
+    shutil.copy(PROJECT / "models.py", folder.parent)
+    executed = papermill(
+        PROJECT / f"{notebooks.TRAINING[3]}.ipynb",
+        folder / "out.ipynb",
+        folder,
+        batch_sizes=[32],
+        **(TINY | {"epochs": 1}),
+    )
+    assert f"project {folder.parent}" in text(executed)
+    assert load(folder.parent / "data")["epoch"].tolist() == [1]
+
+
+def test_recorded_runs_are_shown_without_images(tmp_path):
+    """The committed records of CIFAR-10 can be looked at where there are no images, and no download is tried."""
+    name = notebooks.TRAINING[0]
+    small = {"batch_sizes": [64], "data_dir": str(tmp_path / "data"), **TINY}
+    papermill(PROJECT / f"{name}.ipynb", tmp_path / "first.ipynb", PROJECT, **small)
+    for path in (tmp_path / "data").glob("*.json"):  # as if they had been trained on CIFAR-10
+        path.write_text(path.read_text().replace('"digits"', '"cifar10"'))
+    small |= {"dataset": "cifar10", "data_root": str(tmp_path / "nothing here")}
+    executed = papermill(PROJECT / f"{name}.ipynb", tmp_path / "second.ipynb", PROJECT, **small)
+    assert "Everything asked for is recorded, and there are no images" in text(executed)
+    assert not (tmp_path / "nothing here").exists()
+
+
+def test_results_without_records_say_so_in_one_line(tmp_path):
+    out = tmp_path / "out.ipynb"
+    with pytest.raises(subprocess.CalledProcessError):
+        papermill(PROJECT / f"{notebooks.RESULTS}.ipynb", out, PROJECT, data_dir=str(tmp_path))
+    (error,) = [
+        output
+        for cell in nbformat.read(out, as_version=4).cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "error"
+    ]
+    assert "holds no CSV; run one of the training notebooks first" in error.evalue
+    assert len(error.traceback) == 1

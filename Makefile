@@ -28,7 +28,7 @@ endif
 .PHONY: study test lint clean
 
 study: $(VENV)/.study
-	$(BIN)/python -m batchscale study --out "$(OUT)" --dataset "$(DATASET)" \
+	@$(BIN)/python -m batchscale study --out "$(OUT)" --dataset "$(DATASET)" \
 	  $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(if $(TRAIN_SIZE),--train-size $(TRAIN_SIZE)) \
 	  $(if $(WIDTH),--width $(WIDTH)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(WARMUP),--warmup-epochs $(WARMUP)) \
 	  $(if $(BASE_LR),--base-lr $(BASE_LR)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) \
@@ -46,6 +46,8 @@ clean:
 
 # One environment; a stamp for each set of packages in it.
 $(BIN)/python:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'Python 3.10 or newer is needed: make PYTHON=python3.12')"
+	@echo "Setting up $(VENV), once; this takes a few minutes"
 	$(PYTHON) -m venv "$(VENV)"
 
 $(VENV)/.study: pyproject.toml | $(BIN)/python

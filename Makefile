@@ -41,8 +41,8 @@ lint: $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-clean:
-	rm -rf runs $(VENV) build *.egg-info .pytest_cache .hypothesis .ruff_cache
+clean:  # what was installed and cached; records and images stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis .ruff_cache
 
 # One environment; a stamp for each set of packages in it.
 $(BIN)/python:

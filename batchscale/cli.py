@@ -46,12 +46,9 @@ class Settings(Experiment):
         return study(name, batch_sizes, seeds, **{key: value for key, value in settings.items() if value != "by-name"})
 
     def run(self, experiments: list[Experiment], workers: int = 1) -> None:
-        """Train what is not recorded and say what is."""
+        """Train what is not recorded."""
         from batchscale import sweeps
 
-        recorded = len(experiments) - len(sweeps.pending(experiments, self.data_dir))
-        if recorded:
-            print(f"{recorded} of {len(experiments)} recorded in {self.data_dir} already", flush=True)
         sweeps.run(experiments, data_dir=self.data_dir, data_root=self.data_root, workers=workers)
 
 

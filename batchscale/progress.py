@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from batchscale.training import Progress
 
 _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
+_WIDE = 120  # columns from which there is room for the name of the mode and for whole words
 
 
 def in_notebook() -> bool:
@@ -48,7 +49,7 @@ class Display:
         return self
 
     def __exit__(self, *exception) -> None:
-        for experiment in list(self._states):
+        for experiment in reversed(list(self._states)):  # tqdm puts the cursor back when the first bar is closed last
             self._forget(experiment)
 
     def show(self, what: str, experiment: Experiment, content) -> None:
@@ -61,17 +62,20 @@ class Display:
         if in_notebook():
             self._update_output()
         elif sys.stderr.isatty():
+            columns = shutil.get_terminal_size().columns - 2  # room for the ^C that a terminal prints
+            wide = columns >= _WIDE - 2
             if state.bar is None:
                 state.bar = tqdm(
                     total=progress.total_images,
                     initial=progress.images,
-                    bar_format=_FORMAT,
+                    bar_format=_FORMAT if wide else _FORMAT.replace(" left", ""),
                     leave=False,
-                    dynamic_ncols=True,
                     mininterval=0,
+                    ncols=columns,
                 )
-            state.bar.set_description_str(_label(experiment, progress), refresh=False)
-            state.bar.set_postfix_str(state.numbers(), refresh=False)
+            state.bar.ncols = columns
+            state.bar.set_description_str(_label(experiment, progress, wide), refresh=False)
+            state.bar.set_postfix_str(state.numbers(wide), refresh=False)
             state.bar.update(progress.images - state.bar.n)
 
     def _record(self, experiment: Experiment, record: Record) -> None:
@@ -118,9 +122,10 @@ class _State:
     bar: tqdm | None = None
     start: float = field(default_factory=time.monotonic)
 
-    def numbers(self) -> str:
-        accuracy = "" if self.accuracy is None else f", accuracy {self.accuracy:.3f}"
-        return f"loss {self.progress.loss:.3f}{accuracy}, {self.progress.images_per_second:.0f} images/s"
+    def numbers(self, wide: bool = True) -> str:
+        accuracy = "" if self.accuracy is None else f", {'accuracy' if wide else 'acc'} {self.accuracy:.3f}"
+        unit = "images/s" if wide else "img/s"
+        return f"loss {self.progress.loss:.3f}{accuracy}, {self.progress.images_per_second:.0f} {unit}"
 
     def text(self, experiment: Experiment) -> str:
         return tqdm.format_meter(
@@ -128,15 +133,14 @@ class _State:
             self.progress.total_images,
             time.monotonic() - self.start,
             initial=self.started_at,
-            ncols=120,
+            ncols=_WIDE,
             prefix=_label(experiment, self.progress),
             postfix=self.numbers(),
             bar_format=_FORMAT,
         )
 
 
-def _label(experiment: Experiment, progress: "Progress") -> str:
-    epoch = f"epoch {progress.epoch}/{experiment.epochs}"
-    if in_notebook() or shutil.get_terminal_size().columns >= 120:
-        return f"{experiment} {epoch}"
-    return f"B={experiment.batch_size} seed {experiment.seed} {epoch}"  # the numbers matter more than the name
+def _label(experiment: Experiment, progress: "Progress", wide: bool = True) -> str:
+    if wide:
+        return f"{experiment} epoch {progress.epoch}/{experiment.epochs}"
+    return f"B={experiment.batch_size} s{experiment.seed} {progress.epoch}/{experiment.epochs}"

@@ -83,7 +83,10 @@ def run(
     if not isinstance(workers, int) or workers < 1:
         raise UserError(f"workers is {workers!r}; it must be a whole number of at least 1")
     todo = pending(experiments, data_dir)
+    if len(todo) < len(set(experiments)):
+        print(f"{len(set(experiments)) - len(todo)} of {len(set(experiments))} recorded already", flush=True)
     if todo:
+        _require_images(todo, data_root)
         with Display(len(todo)) as display, _signals(signal.SIGINT, signal.SIGTERM) as stop:
             if min(workers, len(todo)) == 1:
                 failures = _work(todo, data_dir, data_root, display.show, stop)
@@ -94,6 +97,15 @@ def run(
         if failures:
             raise UserError("; ".join(dict.fromkeys(failures)))
     return recorded(experiments, data_dir)
+
+
+def _require_images(experiments: list[Experiment], data_root: str | os.PathLike | None) -> None:
+    """Download what is missing before any run begins: here Ctrl-C ends a download at once, and one bar shows it."""
+    from batchscale import datasets
+
+    for name in dict.fromkeys(experiment.dataset for experiment in experiments):
+        if not datasets.is_available(name, data_root):
+            datasets.load(name, data_root)
 
 
 def _train(

@@ -297,16 +297,17 @@ class Training:
 
     def _get_random_state(self) -> dict[str, Tensor]:
         state = {"cpu": torch.get_rng_state()}
-        if self.device.type in ("cuda", "mps"):
-            state[self.device.type] = getattr(torch, self.device.type).get_rng_state()
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        elif self.device.type == "mps":
+            state["mps"] = torch.mps.get_rng_state()
         return state
 
     def _set_random_state(self, state: dict[str, Tensor]) -> None:
-        # On another kind of device than before, dropout goes on with the CPU's numbers: a run that changes its device
-        # in the middle of an epoch cannot repeat the other device's anyway.
-        torch.manual_seed(0)
-        for kind, value in state.items():
-            if kind == "cpu":
-                torch.set_rng_state(value.cpu())
-            elif kind == self.device.type:
-                getattr(torch, kind).set_rng_state(value.cpu())
+        # On another kind of device than before there is no such state: dropout then goes on with whatever numbers the
+        # device has. Such a run could not repeat the other device's rounding either.
+        torch.set_rng_state(state["cpu"])
+        if self.device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+        elif self.device.type == "mps" and "mps" in state:
+            torch.mps.set_rng_state(state["mps"])

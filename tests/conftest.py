@@ -1,8 +1,13 @@
 """What several tests need."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# The networks of the tests are too small to gain from a second thread, and on a machine that is busy with other things
+# two threads that wait for each other are many times slower than one. It holds for processes that tests start as well.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 PROJECT = Path(__file__).resolve().parents[1]
 CIFAR10 = PROJECT.parent / "shared" / "cifar10"

@@ -50,12 +50,18 @@ def mode_style(experiment: str, experiments: Iterable[str] = ()) -> dict:
     return {"color": _COLOURS[place % len(_COLOURS)], "marker": _MARKERS[place % len(_MARKERS)]}
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Modes in the study's order, then the user's own by name."""
+    names = set(names)
+    return [name for name in MODES if name in names] + sorted(names - set(MODES))
+
+
 def against_batch_size(ax: Axes, table: pd.DataFrame, column: str) -> None:
     """A column at the end of training against batch size: a line a mode through the means, the seeds' range as a band.
 
     `table` is that of `analysis.over_seeds`: experiment, batch_size, mean, low, high.
     """
-    names = _in_order(table["experiment"])
+    names = in_order(table["experiment"])
     for name in names:
         mode = table[table["experiment"] == name].sort_values("batch_size")
         style = mode_style(name, names)
@@ -123,12 +129,6 @@ def save(figure: Figure, data_dir: str | Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for ending in ("png", "svg"):
         figure.savefig(folder / f"{name}.{ending}", dpi=150, bbox_inches="tight")
-
-
-def _in_order(names: Iterable[str]) -> list[str]:
-    """Modes in the study's order, then the user's own by name."""
-    names = set(names)
-    return [name for name in MODES if name in names] + sorted(names - set(MODES))
 
 
 def _value_axis(ax: Axes, column: str) -> None:

@@ -18,7 +18,7 @@ OUT ?= runs/quick
 WIDTH ?= 0.25
 EPOCHS ?= 8
 SEEDS ?= 0 1
-SMALL ?= 4 8 16 32
+SMALL ?= 8 16 32
 LARGE ?= 64 128 256
 WORKERS ?= 2
 else

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from batchscale.analysis import Threshold
 from batchscale.experiment import MODES
@@ -135,7 +135,10 @@ def _value_axis(ax: Axes, column: str) -> None:
     ax.set_ylabel(COLUMN_LABELS.get(column, column))
     if column in LOGARITHMIC:
         ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        low, high = ax.get_ylim()
+        # Within a power of ten, 1-2-5 may leave a single number on the axis.
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 10 * low else MaxNLocator(5))
+        ax.yaxis.set_minor_locator(LogLocator(subs="auto") if high > 10 * low else NullLocator())
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
 

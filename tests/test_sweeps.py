@@ -142,12 +142,20 @@ def members(group: int) -> list[str]:
     return alive
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The records of SWEEP when nobody stops it."""
+    folder = tmp_path_factory.mktemp("whole")
+    sweeps.run(tiny([4, 8], train_size=800, epochs=4), data_dir=folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("number", "flags"),
     [(signal.SIGINT, []), (signal.SIGTERM, []), (signal.SIGINT, ["--workers", "2"]), (signal.SIGKILL, [])],
     ids=["ctrl-c", "terminate", "ctrl-c with workers", "kill"],
 )
-def test_stopped_and_started_again(tmp_path, number, flags):
+def test_stopped_and_started_again(tmp_path, whole, number, flags):
     process = started(tmp_path / "stopped", *flags)
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
@@ -163,8 +171,7 @@ def test_stopped_and_started_again(tmp_path, number, flags):
     experiments = tiny([4, 8], train_size=800, epochs=4)
     assert sweeps.pending(experiments, tmp_path / "stopped")
     sweeps.run(experiments, data_dir=tmp_path / "stopped")
-    sweeps.run(experiments, data_dir=tmp_path / "whole", workers=2)
-    assert_same_records(tmp_path / "stopped", tmp_path / "whole")
+    assert_same_records(tmp_path / "stopped", whole)
     assert not list((tmp_path / "stopped").glob("*.ckpt"))
 
 

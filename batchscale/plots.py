@@ -89,23 +89,11 @@ def against_epoch(ax: Axes, table: pd.DataFrame, column: str, batch_sizes: Seque
     _value_axis(ax, column)
 
 
-def threshold_line(ax: Axes, threshold: Threshold | None, label: bool = True) -> None:
-    """The accuracy to keep, as a dashed line named at its right end; nothing where it is not known."""
-    if threshold is None:
-        return
-    ax.axhline(threshold.accuracy, color="0.4", linestyle="--", linewidth=1, zorder=0)
-    if label:
-        ax.annotate(
-            f"threshold {threshold.accuracy:.3f} (B = {threshold.from_batch_size} less {threshold.tolerance:g})",
-            (0.99, threshold.accuracy),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="right",
-            va="bottom",
-            fontsize="small",
-            color="0.4",
-        )
+def threshold_line(ax: Axes, threshold: Threshold | None) -> None:
+    """The accuracy to keep, as a dashed line with its value in the legend's label; nothing where it is not known."""
+    if threshold is not None:
+        label = f"threshold {threshold.accuracy:.3f} (B = {threshold.from_batch_size} less {threshold.tolerance:g})"
+        ax.axhline(threshold.accuracy, color="0.4", linestyle="--", linewidth=1, zorder=0, label=label)
 
 
 def image_grid(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], columns: int = 10) -> Figure:

@@ -50,7 +50,7 @@ def test_threshold_line():
     assert not ax.get_lines()
     plots.threshold_line(ax, analysis.threshold(STUDY))
     assert ax.get_lines()[0].get_ydata()[0] == pytest.approx(0.66)
-    assert ax.texts[0].get_text() == "threshold 0.660 (B = 8 less 0.01)"
+    assert ax.get_lines()[0].get_label() == "threshold 0.660 (B = 8 less 0.01)"
 
 
 def test_modes_are_told_apart_everywhere():

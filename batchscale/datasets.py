@@ -47,7 +47,7 @@ class Dataset:
         return self.train_images.shape[-1]
 
     def to(self, device: torch.device | str) -> "Dataset":
-        """The same data on another device; itself if it is there already."""
+        """The same data on another device; tensors that are there already are shared, not copied."""
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved)
 

@@ -61,7 +61,7 @@ class Keeper:
         if self.sidecar.exists():
             self.status, planned_epochs = self._read_sidecar()
         if self.csv.exists():
-            self.rows = _read_rows(self.csv)
+            self.rows = [Record(**row) for row in read_csv(self.csv).to_dict("records")]
         self._epochs_in_csv = len(self.rows)
         if self.status == "new" and self.rows:
             self._accept_without_sidecar()
@@ -173,10 +173,14 @@ class Keeper:
         self.status = "complete"
 
 
+def to_frame(rows: Iterable[Record]) -> pd.DataFrame:
+    """Records as a tidy frame: a row an epoch, columns as in `Record`, also when there are none."""
+    return pd.DataFrame([astuple(row) for row in rows], columns=list(COLUMNS))
+
+
 def to_csv(rows: Iterable[Record]) -> str:
     """Records as CSV text: floats in the shortest form that reads back exactly, NaN as an empty field."""
-    frame = pd.DataFrame([astuple(row) for row in rows], columns=list(COLUMNS))
-    return frame.to_csv(index=False, lineterminator="\n")
+    return to_frame(rows).to_csv(index=False, lineterminator="\n")
 
 
 def read_csv(path: str | os.PathLike) -> pd.DataFrame:
@@ -225,7 +229,7 @@ def load(data_dir: str | os.PathLike) -> pd.DataFrame:
     frames = [read_csv(path) for path in sorted(Path(data_dir).expanduser().glob("*.csv"))]
     frames = [frame for frame in frames if not frame.empty]
     if not frames:
-        return pd.DataFrame(columns=list(COLUMNS))
+        return to_frame([])
     return pd.concat(frames).sort_values(["experiment", "batch_size", "seed", "epoch"], ignore_index=True)
 
 
@@ -255,11 +259,6 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-def _read_rows(path: Path) -> list[Record]:
-    frame = read_csv(path)
-    return [Record(**row) for row in frame.to_dict("records")]
 
 
 def _differences(kept: dict, asked: Experiment) -> list[tuple[str, object]]:

@@ -21,9 +21,9 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from batchscale.experiment import COLUMNS, Experiment, UserError
+from batchscale.experiment import Experiment, UserError
 from batchscale.progress import Display, summary
-from batchscale.records import Keeper, read_csv
+from batchscale.records import Keeper, to_frame
 
 SAVE_SECONDS = 180  # a long epoch is saved in the middle that often
 WAIT_SECONDS = 0.5  # between two looks at a run that another process is training
@@ -53,10 +53,7 @@ def pending(experiments: Iterable[Experiment], data_dir: str | os.PathLike) -> l
 
 def recorded(experiments: Iterable[Experiment], data_dir: str | os.PathLike) -> pd.DataFrame:
     """Records of these experiments as one tidy frame, in their order; nothing of those that are not there."""
-    paths = [Keeper(experiment, data_dir).csv for experiment in experiments]
-    frames = [read_csv(path) for path in paths if path.exists()]
-    frames = [frame for frame in frames if not frame.empty]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(COLUMNS))
+    return to_frame(row for experiment in experiments for row in Keeper(experiment, data_dir).rows)
 
 
 def run(

@@ -207,6 +207,21 @@ def to_target(records: pd.DataFrame, target: float, diverged: Collection[Run] = 
     return table.sort_values(RUN, ignore_index=True)
 
 
+def means_to_target(runs: pd.DataFrame) -> pd.DataFrame:
+    """Geometric means over the seeds of `to_target`, a row a mode and batch size; NaN where a run is right-censored.
+
+    The mean of those that did reach the target would be one of the lucky ones. `runs` and `reached` count them.
+    """
+    amounts = ["epochs", "updates", "running_time"]
+    reached = (runs["censored"] != "right").rename("reached")
+    logs = np.log(runs[amounts].astype(float).where(runs[amounts] > 0))
+    groups = pd.concat([runs[RUN[:2]], logs, reached], axis=1).groupby(RUN[:2])
+    table = np.exp(groups[amounts].mean())
+    table["runs"], table["reached"] = groups.size(), groups["reached"].sum()
+    table.loc[table["reached"] < table["runs"], amounts] = np.nan
+    return table.reset_index()
+
+
 def updates_or_bounds(runs: pd.DataFrame) -> tuple[pd.Series, bool]:
     """Updates to target of rows of `to_target`; of right-censored ones the updates made, which are a lower bound.
 

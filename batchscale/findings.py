@@ -224,16 +224,11 @@ def _by_batch_size(table: pd.DataFrame, runs: pd.DataFrame) -> list[dict]:
     rows = []
     losses = table.set_index("batch_size").to_dict("index")
     empty = dict.fromkeys(table.columns[1:]) | {"seeds": 0, "diverged": 0}
-    for size, of_size in runs.groupby("batch_size"):
-        reached = of_size["censored"] != "right"
-        means = of_size[["epochs", "updates", "running_time"]].mean()
-        to_target = {
-            "runs": len(of_size),
-            "reached": int(reached.sum()),
-            # A mean over those that did would be of the lucky ones.
-            **{f"{name}_to_target": value if reached.all() else None for name, value in means.items()},
-        }
-        rows.append({"batch_size": size, **losses.get(size, empty), **to_target})
+    for means in analysis.means_to_target(runs).to_dict("records"):
+        size = means["batch_size"]
+        to_target = {f"{name}_to_target": means[name] for name in ("epochs", "updates", "running_time")}
+        counts = {name: means[name] for name in ("runs", "reached")}
+        rows.append({"batch_size": size, **losses.get(size, empty), **counts, **to_target})
     return rows
 
 

@@ -3,9 +3,11 @@
     figure, ax = plt.subplots()
     against_batch_size(ax, over_seeds(final(records), "accuracy"), "accuracy")
     threshold_line(ax, threshold(records))
+    label_lines(ax)
 
-One colour a mode throughout, from a palette that colour-blind readers can tell apart (Okabe & Ito 2008); batch sizes on
-a log₂ axis; in figures of one mode, batch sizes from light to dark.
+One colour a mode throughout, from a palette that colour-blind readers can tell apart (Okabe & Ito 2008), and one
+marker; batch sizes on a log₂ axis; in figures of one mode, batch sizes from light to dark. Axes with nothing to show
+say so.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,10 +17,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from batchscale.analysis import Threshold
+from batchscale.critical_batch_size import steps_to_target
 from batchscale.experiment import MODES
 
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -29,13 +33,21 @@ _MODE_LABELS = {
     "scaled_lr": "linearly scaled rate",
     "gradual_warmup_scaled_lr": "scaled rate, gradual warm-up",
 }
+_CURRENCY_MARKERS = {"accuracy": "o", "updates": "s", "time": "^"}
 COLUMN_LABELS = {
     "accuracy": "test accuracy",
+    "updates": "updates to target",
+    "time_to_target": "training time to target (s)",
     "generalization_error": "generalization error\n(train − test accuracy)",
     "running_time": "running time (s)",
     "learning_rate": "learning rate",
 }
-LOGARITHMIC = ("running_time", "learning_rate")  # columns whose values span powers of ten over the batch sizes
+LOGARITHMIC = (
+    "running_time",
+    "learning_rate",
+    "updates",
+    "time_to_target",
+)  # columns whose values span powers of ten over the batch sizes
 
 
 def mode_label(experiment: str) -> str:
@@ -62,6 +74,8 @@ def against_batch_size(ax: Axes, table: pd.DataFrame, column: str) -> None:
     `table` is that of `analysis.over_seeds`: experiment, batch_size, mean, low, high.
     """
     names = in_order(table["experiment"])
+    if not names:
+        _nothing(ax, "no finished runs")
     for name in names:
         mode = table[table["experiment"] == name].sort_values("batch_size")
         style = mode_style(name, names)
@@ -78,6 +92,8 @@ def against_epoch(ax: Axes, table: pd.DataFrame, column: str, batch_sizes: Seque
     share them.
     """
     sizes = sorted(set(table["batch_size"]) if batch_sizes is None else set(batch_sizes))
+    if table.empty:
+        _nothing(ax, "no runs")
     shades = dict(zip(sizes, plt.get_cmap("viridis_r")(np.linspace(0.2, 1, len(sizes))), strict=True))
     for size, run in table.groupby("batch_size"):
         run = run.sort_values("epoch")
@@ -89,11 +105,243 @@ def against_epoch(ax: Axes, table: pd.DataFrame, column: str, batch_sizes: Seque
     _value_axis(ax, column)
 
 
+def batch_size_legend(ax: Axes) -> None:
+    """Name the lines of `against_epoch` beside the axes, the largest batch size on top; nothing without lines."""
+    handles, labels = ax.get_legend_handles_labels()
+    named = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label.startswith("B = ")]
+    if named:
+        ax.legend(
+            *zip(*named[::-1], strict=True), fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False
+        )
+
+
 def threshold_line(ax: Axes, threshold: Threshold | None) -> None:
     """The accuracy to keep, as a dashed line with its value in the legend's label; nothing where it is not known."""
     if threshold is not None:
-        label = f"threshold {threshold.accuracy:.3f} (B = {threshold.from_batch_size} less {threshold.tolerance:g})"
+        size = threshold.from_batch_size
+        source = "mean of small B" if size is None else f"B = {size}"
+        label = f"threshold {threshold.accuracy:.3f} ({source} less {threshold.tolerance:g})"
         ax.axhline(threshold.accuracy, color="0.4", linestyle="--", linewidth=1, zorder=0, label=label)
+
+
+def label_lines(ax: Axes) -> None:
+    """Name the lines at their right ends, if these are far enough apart, or else in a legend; the threshold in one.
+
+    Call it last: where the ends are depends on the limits of the axes.
+    """
+    lines = [line for line in ax.get_lines() if not line.get_label().startswith("_") and len(line.get_xdata())]
+    horizontal = [line for line in lines if line.get_transform() != ax.transData]
+    ends = {line: line.get_xydata()[-1] for line in lines if line not in horizontal}
+    heights = sorted(ax.transData.transform(end)[1] for end in ends.values())
+    line_height = 1.2 * ax.figure.dpi / 72 * 9
+    if len(ends) > 1 and np.diff(heights).min() < line_height:
+        ax.legend(fontsize=8)
+        return
+    for line, end in ends.items():
+        offset = (8, 0)  # points, to the right of the marker
+        ax.annotate(
+            line.get_label(), end, offset, textcoords="offset points", va="center", fontsize=8, color=line.get_color()
+        )
+    if horizontal:
+        ax.legend(handles=horizontal, fontsize=8)
+
+
+def to_target(ax: Axes, runs: pd.DataFrame, means: pd.DataFrame, column: str) -> None:
+    """Updates or running time to the target against batch size: a marker a run, a line through the seeds' means.
+
+    A run that never reached the target is an open triangle that points up, at what it made without reaching it: its
+    value lies somewhere above.
+
+    Args:
+        runs: of `analysis.to_target`; rows of several modes.
+        means: of `analysis.means_to_target`.
+        column: "updates" or "running_time".
+    """
+    trained = {"updates": "updates_trained", "running_time": "time_trained"}[column]
+    values = runs[column].fillna(runs[trained])
+    runs = runs.assign(value=values)[values > 0]
+    names = in_order(runs["experiment"])
+    if not names:
+        _nothing(ax, "not recorded" if len(values) else "no runs")
+    for name in names:
+        mode = runs[runs["experiment"] == name]
+        style = mode_style(name, names)
+        censored = mode["censored"] == "right"
+        line = means[means["experiment"] == name].dropna(subset=column)
+        ax.plot(line["batch_size"], line[column], label=mode_label(name), markersize=5, **style)
+        reached = mode[~censored]
+        ax.scatter(reached["batch_size"], reached["value"], s=8, color=style["color"], alpha=0.5, linewidths=0)
+        missed = mode[censored]
+        ax.scatter(
+            missed["batch_size"], missed["value"], s=28, marker="^", facecolors="none", edgecolors=style["color"]
+        )
+    _log2_axis(ax, runs["batch_size"])
+    _value_axis(ax, "time_to_target" if column == "running_time" else column)
+
+
+def critical_batch_size(ax: Axes, name: str, fit: dict, experiments: Iterable[str] = ()) -> None:
+    """The fitted curve S(B) of a mode, dashed, over `to_target`; B_crit as a vertical line, its interval as a band.
+
+    `fit` is a mode's `critical_batch_size` in the result of `findings.analyse`. Nothing where
+    B_crit is not determined; no curve where the records have no updates.
+    """
+    if fit["estimate"] is None:
+        return
+    colour = mode_style(name, experiments)["color"]
+    ax.axvspan(fit["low"], fit["high"], color=colour, alpha=0.12, linewidth=0, zorder=0)
+    ax.axvline(fit["estimate"], color=colour, linewidth=1, linestyle=":", zorder=0)
+    if fit["steps_min"] is not None:
+        low, high = ax.get_xlim()
+        sizes = np.geomspace(low, high, 100)
+        ax.plot(sizes, steps_to_target(sizes, fit["steps_min"], fit["estimate"]), "--", color=colour, linewidth=1)
+        ax.set_xlim(low, high)
+
+
+def effects(ax: Axes, effects: Sequence[dict]) -> None:
+    """What scaling and warm-up add to the accuracy, in points, against batch size, with intervals as bands.
+
+    `effects` are those of `findings.analyse`; each has the colour of the mode that has it.
+    """
+    drawn = []
+    for effect in effects:
+        rows = [row for row in effect["batch_sizes"] if row["difference"] is not None]
+        sizes = [row["batch_size"] for row in rows]
+        style = mode_style(effect["of"])
+        if rows:
+            label = f"{effect['effect']}: {mode_label(effect['of'])}\nless {mode_label(effect['over'])}"
+            ax.plot(sizes, [100 * row["difference"] for row in rows], label=label, markersize=5, **style)
+            low, high = ([100 * row[bound] for row in rows] for bound in ("low", "high"))
+            ax.fill_between(sizes, low, high, color=style["color"], alpha=0.2, linewidth=0)
+            if len(rows) == 1:
+                ax.vlines(sizes, low, high, color=style["color"])
+        drawn += sizes
+    if drawn:
+        ax.axhline(0, color="0.4", linewidth=1, zorder=0)
+        ax.legend(fontsize=8)
+    else:
+        _nothing(ax, "no effect can be given: two seeds are needed\nfor each of two modes at one batch size")
+    _log2_axis(ax, drawn)
+    ax.set_ylabel("difference of test accuracy (points)")
+
+
+def breaking_points(ax: Axes, modes: dict[str, dict]) -> None:
+    """The breaking points of every mode in the three currencies, a row each, with intervals as bars.
+
+    `modes` are those of `findings.analyse`. An arrow shows an interval that goes below the smallest recorded batch
+    size; where there is no verdict, the row says so.
+    """
+    names = list(modes)
+    rows = [(name, currency) for name in names for currency in _CURRENCY_MARKERS]
+    sizes = sorted({row["batch_size"] for mode in modes.values() for row in mode["batch_sizes"]})
+    if not sizes:
+        _nothing(ax, "no runs of large minibatches")
+        return
+    _log2_axis(ax, _powers(sizes, [modes[name]["breaking_point"][currency] for name, currency in rows]))
+    left = ax.get_xlim()[0]
+    for place, (name, currency) in enumerate(rows):
+        breaking = modes[name]["breaking_point"]
+        size, (low, high) = breaking[currency], breaking["intervals"][currency]
+        colour = mode_style(name, names)["color"]
+        place = -(place + place // 3)  # a gap between modes
+        if high is not None:
+            ax.hlines(place, left if low is None else low, high, color=colour, alpha=0.3, linewidth=7)
+            if low is None:
+                ax.plot(left, place, marker="<", color=colour, markersize=6, clip_on=False)
+        if size is not None:
+            ax.plot(size, place, marker=_CURRENCY_MARKERS[currency], color=colour, markersize=7)
+        elif high is None:
+            ax.annotate("not determined", (left, place), (6, 0), textcoords="offset points", va="center", fontsize=8)
+    places = [-(place + place // 3) for place in range(len(rows))]
+    ax.set_yticks(places, [currency for _, currency in rows])
+    for number, name in enumerate(names):
+        ax.annotate(
+            mode_label(name),
+            (0, places[3 * number] + 0.75),
+            xycoords=("axes fraction", "data"),
+            fontsize=9,
+            color=mode_style(name, names)["color"],
+            va="center",
+        )
+    ax.set_ylim(min(places) - 0.7, 1.2)
+    ax.grid(axis="x", color="0.9")
+    ax.set_axisbelow(True)
+
+
+def noise_scales(ax: Axes, modes: dict[str, dict]) -> None:
+    """Fitted critical batch size (filled, interval as a bar) beside the gradient noise scale (open, range as a line).
+
+    `modes` are those of `findings.analyse`. The noise scale is the median of the runs' medians; its range is over all
+    epochs and runs.
+    """
+    names, values = list(modes), []
+    for place, name in enumerate(names):
+        fit, noise = modes[name]["critical_batch_size"], modes[name]["noise_scale"]
+        style = mode_style(name, names)
+        if fit["estimate"] is not None:
+            ax.hlines(-place + 0.13, fit["low"], fit["high"], color=style["color"], alpha=0.3, linewidth=7)
+            ax.plot(fit["estimate"], -place + 0.13, markersize=7, **style)
+            values += [fit["low"], fit["high"]]
+        if noise is not None:
+            ax.hlines(-place - 0.13, noise["low"], noise["high"], color=style["color"], linewidth=1)
+            ax.plot(noise["median"], -place - 0.13, markersize=7, markerfacecolor="white", **style)
+            values += [noise["low"], noise["high"]]
+        if fit["estimate"] is None:
+            ax.annotate(
+                f"B_crit not determined{'' if noise else ', noise scale not measured'}",
+                (0.02, -place + 0.13),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                fontsize=8,
+            )
+    if not values:
+        _nothing(ax, "neither a critical batch size is determined\nnor a noise scale measured")
+        return
+    ax.plot([], [], "o", color="0.3", label="critical batch size of the fit")
+    if any(mode["noise_scale"] for mode in modes.values()):
+        ax.plot([], [], "o", color="0.3", markerfacecolor="white", label="gradient noise scale")
+    ax.set_yticks([-place for place in range(len(names))], [mode_label(name) for name in names])
+    ax.set_ylim(-len(names) + 0.4, 0.6)
+    _log2_axis(ax, _powers(values))
+    ax.set_xlabel("images")
+    ax.legend(fontsize=8, loc="best")
+
+
+def frontier(ax: Axes, rows: Sequence[dict]) -> None:
+    """Final accuracy against running time, a marker a mode and batch size; those worth choosing are joined and named.
+
+    `rows` are the frontier of `findings.analyse`; the others, which another beats in both, are pale.
+    """
+    names = in_order(row["experiment"] for row in rows)
+    for name in names:
+        for dominated in (False, True):
+            points = [row for row in rows if row["experiment"] == name and row["dominated"] is dominated]
+            times, accuracies = ([row[column] for row in points] for column in ("running_time", "accuracy"))
+            style = mode_style(name, names) | {"linestyle": "none", "alpha": 0.3 if dominated else 1}
+            label = mode_label(name) if not dominated or all(row["dominated"] for row in points) else None
+            known = label in ax.get_legend_handles_labels()[1]
+            ax.plot(times, accuracies, label=None if known or not points else label, markersize=6, **style)
+    best = sorted((row for row in rows if not row["dominated"]), key=lambda row: row["running_time"])
+    if not best:
+        _nothing(ax, "no finished runs")
+    else:
+        ax.plot(*([row[c] for row in best] for c in ("running_time", "accuracy")), color="0.6", linewidth=1, zorder=0)
+    for row in best:
+        ax.annotate(
+            f"{row['batch_size']}",
+            (row["running_time"], row["accuracy"]),
+            (-4, 5),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color=mode_style(row["experiment"], names)["color"],
+        )
+    if names:
+        ax.legend(fontsize=8)
+    _value_axis(ax, "accuracy")
+    ax.set_xlabel(COLUMN_LABELS["running_time"])
+    if names:
+        ax.set_xscale("log")
+        _few_numbers(ax.xaxis, ax.get_xlim())
 
 
 def image_grid(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], columns: int = 10) -> Figure:
@@ -123,17 +371,33 @@ def _value_axis(ax: Axes, column: str) -> None:
     ax.set_ylabel(COLUMN_LABELS.get(column, column))
     if column in LOGARITHMIC:
         ax.set_yscale("log")
-        low, high = ax.get_ylim()
-        # Within a power of ten, 1-2-5 may leave a single number on the axis.
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 10 * low else MaxNLocator(5))
-        ax.yaxis.set_minor_locator(LogLocator(subs="auto") if high > 10 * low else NullLocator())
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        _few_numbers(ax.yaxis, ax.get_ylim())
+
+
+def _few_numbers(axis: Axis, limits: tuple[float, float]) -> None:
+    """Plain numbers on a logarithmic axis. Within a power of ten, 1-2-5 may leave a single one."""
+    wide = limits[1] > 10 * limits[0]
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5))
+    axis.set_minor_locator(LogLocator(subs="auto") if wide else NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _nothing(ax: Axes, reason: str) -> None:
+    ax.annotate(reason, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color="0.4", fontsize=9)
+
+
+def _powers(values: Iterable[float], more: Iterable[float | None] = ()) -> list[int]:
+    """The powers of two from just below the least to just above the greatest value."""
+    values = [value for value in (*values, *more) if value]
+    return [2**power for power in range(int(np.floor(np.log2(min(values)))), int(np.ceil(np.log2(max(values)))) + 1)]
 
 
 def _log2_axis(ax: Axes, batch_sizes: Iterable[int]) -> None:
     sizes = sorted(set(batch_sizes))
     ax.set_xscale("log", base=2)
+    if len(sizes) == 1:  # or else the axis would end at the next floats
+        ax.set_xlim(sizes[0] / 2, sizes[0] * 2)
     ax.xaxis.set_major_locator(FixedLocator(sizes))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))

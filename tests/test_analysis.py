@@ -108,6 +108,15 @@ def test_to_target():
         np.testing.assert_allclose(found[column], np.multiply([3, 3, 2, 2, 3, 2, 0], factor))
 
 
+def test_means_to_target_are_of_whole_groups():
+    records = timed(*[("mine", 8, seed, [0.0] * length + [1.0]) for seed, length in enumerate([1, 7])])
+    records = pd.concat([records, timed(("mine", 16, 0, [0.0, 1.0]), ("mine", 16, 1, [0.0, 0.5]))], ignore_index=True)
+    means = analysis.means_to_target(to_target(records, 1.0))
+    assert means["updates"].tolist() == [pytest.approx(40), pytest.approx(np.nan, nan_ok=True)]  # √(20·80)
+    assert means["running_time"].iloc[0] == pytest.approx(8)
+    assert means[["runs", "reached"]].values.tolist() == [[2, 2], [2, 1]]
+
+
 def test_to_target_from_the_five_columns():
     records = timed(("mine", 8, 0, [0.2, 0.6, 0.8]))
     alone = records[list(STUDY_COLUMNS)].reindex(columns=list(COLUMNS)).assign(experiment="mine", seed=0)
@@ -232,6 +241,7 @@ def test_no_records():
     assert final(NOTHING).empty
     assert to_target(NOTHING, 0.5).empty
     assert analysis.local_slopes(to_target(NOTHING, 0.5)).empty
+    assert analysis.means_to_target(to_target(NOTHING, 0.5)).empty
     assert analysis.frontier(NOTHING).empty
     assert analysis.paired_differences(NOTHING, "scaled_lr", "baseline_large").empty
     assert analysis.noise_scales(NOTHING).empty

@@ -94,7 +94,7 @@ def in_accuracy(losses: pd.DataFrame, threshold: Threshold | None, records: Coll
 
 
 def in_updates(runs: pd.DataFrame, critical: CriticalBatchSize) -> BreakingPoint:
-    """Last recorded B in perfect scaling: where the fitted curve's local slope is −3/4 or steeper, B ≤ B_crit/3.
+    """Last B in perfect scaling, of those that reach the target: the fitted curve's slope is ≤ −3/4, B ≤ B_crit/3.
 
     The fit rather than the slope between two neighbours, which two or three seeds leave very uncertain.
 
@@ -103,24 +103,26 @@ def in_updates(runs: pd.DataFrame, critical: CriticalBatchSize) -> BreakingPoint
         critical: the fit.
     """
     records = tuple(stems(runs))
-    sizes = sorted({int(size) for size in runs["batch_size"]})
-
-    def last(limit: float | None, otherwise: int | None) -> int | None:
-        within = [size for size in sizes if limit is None or size <= limit * PERFECT_SHARE]
-        return otherwise if limit is None else max(within, default=None)
-
     if critical.low is None and critical.high is None:
         return _unknown(critical.reason, records)
-    low, high = last(critical.low, None), last(critical.high, sizes[-1])
+    sizes, reached = sorted({int(size) for size in runs["batch_size"]}), critical.batch_sizes
+
+    def last(of: Collection[int], bound: float | None) -> int | None:
+        return None if bound is None else max((size for size in of if size <= bound * PERFECT_SHARE), default=None)
+
+    low, point = last(reached, critical.low), last(reached, critical.estimate)
+    high = sizes[-1] if critical.high is None else last(sizes, critical.high)
     if high is None:
-        return BreakingPoint(None, None, None, f"perfect scaling ends below the smallest recorded, {sizes[0]}", records)
-    if low == sizes[-1]:
-        return BreakingPoint(low, low, high, "perfect scaling up to the largest recorded", records)
-    if critical.estimate is None:
-        return BreakingPoint(None, low, high, critical.reason, records)
-    point = last(critical.estimate, None)
-    below = f"perfect scaling probably ends below the smallest recorded, {sizes[0]}" if point is None else None
-    return BreakingPoint(point, low, high, below, records)
+        reason = f"perfect scaling ends below the smallest recorded, {sizes[0]}"
+    elif low == reached[-1]:
+        point, reason = low, "perfect scaling up to the largest at which the target is reached"
+    elif critical.estimate is None:
+        reason = critical.reason
+    elif point is None:
+        reason = f"perfect scaling probably ends below the smallest recorded, {sizes[0]}"
+    else:
+        reason = f"at 95 % it may lie below {sizes[0]}" if low is None else None
+    return BreakingPoint(point, low, high, reason, records)
 
 
 def in_time(runs: pd.DataFrame) -> BreakingPoint:

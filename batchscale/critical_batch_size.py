@@ -29,7 +29,7 @@ class CriticalBatchSize:
     estimate: float | None  # images
     low: float | None  # 95 % interval; a bound may be known where the estimate is not
     high: float | None
-    reason: str | None  # why the estimate is None
+    reason: str | None  # why the estimate is None, or that it is extrapolated
     steps_min: float | None  # S_min, updates; None where the records have no updates
     examples_min: float | None  # E_min = S_min · B_crit, images
     scatter: float | None  # standard deviation of log S about the curve, over batch sizes and runs together
@@ -68,7 +68,7 @@ def critical_batch_size(runs: pd.DataFrame, confidence: float = 0.95) -> Critica
     Returns:
         An estimate of None, with the reason, where fewer than three batch sizes reach the target, or where the interval
         is open on a side: S ∝ 1/B (B_crit may be infinite) or S constant (it may be 0) explains the runs as well. The
-        side that is closed is given.
+        side that is closed is given. Where B_crit is outside the batch sizes that reach the target, the reason says so.
     """
     censored = runs["censored"].to_numpy()
     steps, relative = updates_or_bounds(runs)
@@ -106,7 +106,9 @@ def critical_batch_size(runs: pd.DataFrame, confidence: float = 0.95) -> Critica
     critical = math.exp(best)
     steps_min = math.exp(mid) / (1 + critical / likelihood.mid_size)
     absolute = {} if relative else {"steps_min": steps_min, "examples_min": steps_min * critical}
-    return CriticalBatchSize(reason=None, **nothing | known | absolute | {"estimate": critical}, **facts)
+    outside = f"extrapolated: the target is reached at batch sizes from {reached[0]} to {reached[-1]} only"
+    reason = None if reached[0] <= critical <= reached[-1] else outside
+    return CriticalBatchSize(reason=reason, **nothing | known | absolute | {"estimate": critical}, **facts)
 
 
 def _why_open(known: dict, sizes: tuple[int, ...]) -> str:

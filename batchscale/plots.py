@@ -10,6 +10,7 @@ marker; batch sizes on a log₂ axis; in figures of one mode, batch sizes from l
 say so.
 """
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -125,32 +126,36 @@ def threshold_line(ax: Axes, threshold: Threshold | None) -> None:
 
 
 def label_lines(ax: Axes) -> None:
-    """Name the lines at their right ends, if these are far enough apart, or else in a legend; the threshold in one.
+    """Name the lines directly, if those that end on the right are far enough apart there, or else in a legend.
 
-    Call it last: where the ends are depends on the limits of the axes.
+    A line that ends earlier is named above it (the value axis must be linear). Keys (the threshold, and lines without
+    points) are always in a legend. Call it last: where the ends are depends on the limits of the axes.
     """
-    lines = [line for line in ax.get_lines() if not line.get_label().startswith("_") and len(line.get_xdata())]
-    horizontal = [line for line in lines if line.get_transform() != ax.transData]
-    ends = {line: line.get_xydata()[-1] for line in lines if line not in horizontal}
-    heights = sorted(ax.transData.transform(end)[1] for end in ends.values())
-    line_height = 1.2 * ax.figure.dpi / 72 * 9
-    if len(ends) > 1 and np.diff(heights).min() < line_height:
-        ax.legend(fontsize=8)
+    lines = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
+    named = [line for line in lines if line.get_transform() == ax.transData and len(line.get_xdata())]
+    right = max((max(line.get_xdata()) for line in named), default=0)
+    ending = [line for line in named if max(line.get_xdata()) == right]
+    heights = sorted(ax.transData.transform((1, line.get_ydata()[-1]))[1] for line in ending)
+    if min(np.diff(heights), default=np.inf) < 11 * ax.figure.dpi / 72:  # a line of text of 8 points
+        ax.legend(handles=lines, fontsize=8)
         return
-    for line, end in ends.items():
-        offset = (8, 0)  # points, to the right of the marker
-        ax.annotate(
-            line.get_label(), end, offset, textcoords="offset points", va="center", fontsize=8, color=line.get_color()
-        )
-    if horizontal:
-        ax.legend(handles=horizontal, fontsize=8)
+    for line in named:
+        x, y = line.get_xydata().T
+        at = {"text": line.get_label(), "fontsize": 8, "color": line.get_color(), "textcoords": "offset points"}
+        if line in ending:
+            ax.annotate(xy=(1, y[-1]), xytext=(4, 0), xycoords=("axes fraction", "data"), va="center", **at)
+        else:
+            ax.annotate(xy=(x[0], y.max()), xytext=(-3, 6), **at)
+            ax.set_ylim(top=max(ax.get_ylim()[1], y.max() + 0.1 * np.diff(ax.get_ylim())[0]))
+    if len(lines) > len(named):
+        ax.legend(handles=[line for line in lines if line not in named], fontsize=8)
 
 
 def to_target(ax: Axes, runs: pd.DataFrame, means: pd.DataFrame, column: str) -> None:
     """Updates or running time to the target against batch size: a marker a run, a line through the seeds' means.
 
     A run that never reached the target is an open triangle that points up, at what it made without reaching it: its
-    value lies somewhere above.
+    value lies somewhere above. One that diverged is a cross.
 
     Args:
         runs: of `analysis.to_target`; rows of several modes.
@@ -163,38 +168,45 @@ def to_target(ax: Axes, runs: pd.DataFrame, means: pd.DataFrame, column: str) ->
     names = in_order(runs["experiment"])
     if not names:
         _nothing(ax, "not recorded" if len(values) else "no runs")
-    for name in names:
+    for place, name in enumerate(names):
         mode = runs[runs["experiment"] == name]
         style = mode_style(name, names)
+        aside = mode["batch_size"] * 2 ** (0.12 * (place - (len(names) - 1) / 2))  # or else they would hide each other
         censored = mode["censored"] == "right"
         line = means[means["experiment"] == name].dropna(subset=column)
         ax.plot(line["batch_size"], line[column], label=mode_label(name), markersize=5, **style)
-        reached = mode[~censored]
-        ax.scatter(reached["batch_size"], reached["value"], s=8, color=style["color"], alpha=0.5, linewidths=0)
-        missed = mode[censored]
-        ax.scatter(
-            missed["batch_size"], missed["value"], s=28, marker="^", facecolors="none", edgecolors=style["color"]
-        )
+        ax.scatter(aside[~censored], mode.loc[~censored, "value"], s=8, color=style["color"], alpha=0.5, linewidths=0)
+        for diverged, marker in ((False, "^"), (True, "x")):
+            missed = censored & (mode["diverged"] == diverged)
+            face = {"color": style["color"]} if diverged else {"facecolors": "none", "edgecolors": style["color"]}
+            ax.scatter(aside[missed], mode.loc[missed, "value"], s=28, marker=marker, **face)
+    right, diverged = runs["censored"] == "right", runs["diverged"]
+    if (right & ~diverged).any():
+        _key(ax, "target not reached: at least this", marker="^", linestyle="none", markerfacecolor="none")
+    if (right & diverged).any():
+        _key(ax, "diverged here", marker="x", linestyle="none")
     _log2_axis(ax, runs["batch_size"])
     _value_axis(ax, "time_to_target" if column == "running_time" else column)
 
 
 def critical_batch_size(ax: Axes, name: str, fit: dict, experiments: Iterable[str] = ()) -> None:
-    """The fitted curve S(B) of a mode, dashed, over `to_target`; B_crit as a vertical line, its interval as a band.
+    """The fitted curve S(B) of a mode, dashed, over `to_target`; on it B_crit, with its interval as a bar.
 
-    `fit` is a mode's `critical_batch_size` in the result of `findings.analyse`. Nothing where
-    B_crit is not determined; no curve where the records have no updates.
+    `fit` is a mode's `critical_batch_size` in the result of `findings.analyse`. Nothing where B_crit is not determined,
+    or where the records have no updates.
     """
-    if fit["estimate"] is None:
+    if fit["estimate"] is None or fit["steps_min"] is None:
         return
     colour = mode_style(name, experiments)["color"]
-    ax.axvspan(fit["low"], fit["high"], color=colour, alpha=0.12, linewidth=0, zorder=0)
-    ax.axvline(fit["estimate"], color=colour, linewidth=1, linestyle=":", zorder=0)
-    if fit["steps_min"] is not None:
-        low, high = ax.get_xlim()
-        sizes = np.geomspace(low, high, 100)
-        ax.plot(sizes, steps_to_target(sizes, fit["steps_min"], fit["estimate"]), "--", color=colour, linewidth=1)
-        ax.set_xlim(low, high)
+    low, high = ax.get_xlim()
+    sizes = np.geomspace(low, high, 100)
+    ax.plot(sizes, steps_to_target(sizes, fit["steps_min"], fit["estimate"]), "--", color=colour, linewidth=1)
+    at = steps_to_target(fit["estimate"], fit["steps_min"], fit["estimate"])
+    ax.hlines(at, fit["low"], fit["high"], color=colour, alpha=0.3, linewidth=7)
+    ax.plot(fit["estimate"], at, "|", color=colour, markersize=12, markeredgewidth=2)
+    ax.set_xlim(low, high)
+    if "fit S(B), with the critical batch size" not in ax.get_legend_handles_labels()[1]:
+        _key(ax, "fit S(B), with the critical batch size", marker="|", linestyle="--", markersize=10)
 
 
 def effects(ax: Axes, effects: Sequence[dict]) -> None:
@@ -219,7 +231,8 @@ def effects(ax: Axes, effects: Sequence[dict]) -> None:
         ax.axhline(0, color="0.4", linewidth=1, zorder=0)
         ax.legend(fontsize=8)
     else:
-        _nothing(ax, "no effect can be given: two seeds are needed\nfor each of two modes at one batch size")
+        reasons = [(effect["effect"], effect["reason"] or effect["batch_sizes"][0]["reason"]) for effect in effects]
+        _nothing(ax, "\n".join(textwrap.fill(f"{effect}: {reason}", 60) for effect, reason in reasons))
     _log2_axis(ax, drawn)
     ax.set_ylabel("difference of test accuracy (points)")
 
@@ -228,7 +241,7 @@ def breaking_points(ax: Axes, modes: dict[str, dict]) -> None:
     """The breaking points of every mode in the three currencies, a row each, with intervals as bars.
 
     `modes` are those of `findings.analyse`. An arrow shows an interval that goes below the smallest recorded batch
-    size; where there is no verdict, the row says so.
+    size; where there is no verdict, the row gives the reason.
     """
     names = list(modes)
     rows = [(name, currency) for name in names for currency in _CURRENCY_MARKERS]
@@ -236,8 +249,12 @@ def breaking_points(ax: Axes, modes: dict[str, dict]) -> None:
     if not sizes:
         _nothing(ax, "no runs of large minibatches")
         return
-    _log2_axis(ax, _powers(sizes, [modes[name]["breaking_point"][currency] for name, currency in rows]))
-    left = ax.get_xlim()[0]
+    verdicts = [modes[name]["breaking_point"] for name in names]
+    bounds = [bound for verdict in verdicts for interval in verdict["intervals"].values() for bound in interval]
+    powers = _powers(sizes, [*bounds, *(verdict[currency] for verdict in verdicts for currency in _CURRENCY_MARKERS)])
+    _log2_axis(ax, powers)
+    left = powers[0] / 1.5
+    ax.set_xlim(left, powers[-1] * 1.5)
     for place, (name, currency) in enumerate(rows):
         breaking = modes[name]["breaking_point"]
         size, (low, high) = breaking[currency], breaking["intervals"][currency]
@@ -250,14 +267,16 @@ def breaking_points(ax: Axes, modes: dict[str, dict]) -> None:
         if size is not None:
             ax.plot(size, place, marker=_CURRENCY_MARKERS[currency], color=colour, markersize=7)
         elif high is None:
-            ax.annotate("not determined", (left, place), (6, 0), textcoords="offset points", va="center", fontsize=8)
+            reason = textwrap.fill(breaking["reasons"][currency], 72)
+            ax.annotate(reason, (left, place), (6, 0), textcoords="offset points", va="center", fontsize=7, color="0.3")
     places = [-(place + place // 3) for place in range(len(rows))]
     ax.set_yticks(places, [currency for _, currency in rows])
     for number, name in enumerate(names):
         ax.annotate(
             mode_label(name),
-            (0, places[3 * number] + 0.75),
-            xycoords=("axes fraction", "data"),
+            (left, places[3 * number] + 0.75),
+            (6, 0),
+            textcoords="offset points",
             fontsize=9,
             color=mode_style(name, names)["color"],
             va="center",
@@ -325,23 +344,28 @@ def frontier(ax: Axes, rows: Sequence[dict]) -> None:
         _nothing(ax, "no finished runs")
     else:
         ax.plot(*([row[c] for row in best] for c in ("running_time", "accuracy")), color="0.6", linewidth=1, zorder=0)
-    for row in best:
-        ax.annotate(
-            f"{row['batch_size']}",
-            (row["running_time"], row["accuracy"]),
-            (-4, 5),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            color=mode_style(row["experiment"], names)["color"],
-        )
     if names:
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=8, title="number: batch size", title_fontsize=8)
+        ax.margins(x=0.12)
     _value_axis(ax, "accuracy")
     ax.set_xlabel(COLUMN_LABELS["running_time"])
     if names:
         ax.set_xscale("log")
         _few_numbers(ax.xaxis, ax.get_xlim())
+    placed = []
+    for row in best[::-1]:  # the most accurate first: where two numbers would overlap, it keeps its own
+        place = ax.transData.transform((row["running_time"], row["accuracy"])) * 72 / ax.figure.dpi
+        if all(abs(place[0] - x) > 24 or abs(place[1] - y) > 9 for x, y in placed):
+            placed.append(place)
+            ax.annotate(
+                f"{row['batch_size']}",
+                (row["running_time"], row["accuracy"]),
+                (-6, 3),
+                textcoords="offset points",
+                ha="right",
+                fontsize=8,
+                color=mode_style(row["experiment"], names)["color"],
+            )
 
 
 def image_grid(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], columns: int = 10) -> Figure:
@@ -383,7 +407,13 @@ def _few_numbers(axis: Axis, limits: tuple[float, float]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def _key(ax: Axes, label: str, **style) -> None:
+    """An entry of the legend that belongs to no single line."""
+    ax.plot([], [], label=label, color="0.4", linewidth=1, **style)
+
+
 def _nothing(ax: Axes, reason: str) -> None:
+    ax.set_yticks([])
     ax.annotate(reason, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color="0.4", fontsize=9)
 
 

@@ -77,7 +77,19 @@ def test_accuracy_without_threshold_or_runs():
 
 
 def fit(estimate, low, high) -> CriticalBatchSize:
-    return CriticalBatchSize(estimate, low, high, None if estimate else "open", 1.0, 1.0, 0.1, (), 0, 0, 0)
+    return CriticalBatchSize(
+        estimate,
+        low,
+        high,
+        None if estimate else "open",
+        1.0,
+        1.0,
+        0.1,
+        (128, 256, 512),
+        runs=12,
+        right_censored=3,
+        left_censored=0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,22 +97,22 @@ def fit(estimate, low, high) -> CriticalBatchSize:
     [
         (fit(900, 500, 1700), (256, 128, 512)),  # a third: 300, 167, 567
         (fit(768, 384, 1536), (256, 128, 512)),  # on the batch sizes themselves
-        (fit(9000, 5000, 17000), (512, 512, 512)),
+        (fit(9000, 5000, 17000), (512, 512, 1024)),  # 1024 is recorded, but does not reach the target
         (fit(450, 300, 900), (128, None, 256)),
         (fit(300, 100, 900), (None, None, 256)),
         (fit(90, 50, 170), (None, None, None)),
-        (fit(None, 500, None), (None, 128, 512)),
-        (fit(None, 2000, None), (512, 512, 512)),
+        (fit(None, 500, None), (None, 128, 1024)),
+        (fit(None, 2000, None), (512, 512, 1024)),
         (fit(None, None, 900), (None, None, 256)),
         (fit(None, None, None), (None, None, None)),
     ],
 )
 def test_updates(critical, expected):
-    runs = pd.DataFrame({"experiment": "mine", "batch_size": [128, 256, 512], "seed": 0})
+    runs = pd.DataFrame({"experiment": "mine", "batch_size": [128, 256, 512, 1024], "seed": 0})
     verdict = in_updates(runs, critical)
     assert (verdict.batch_size, verdict.low, verdict.high) == expected
     assert verdict.reason or verdict.batch_size
-    assert verdict.records == ("mine_bs128_seed0", "mine_bs256_seed0", "mine_bs512_seed0")
+    assert verdict.records == tuple(f"mine_bs{size}_seed0" for size in (128, 256, 512, 1024))
 
 
 def time_verdict(seconds: dict[int, list[float | None]], trained: float = 100.0, diverged=()):
@@ -117,7 +129,7 @@ def time_verdict(seconds: dict[int, list[float | None]], trained: float = 100.0,
     ("seconds", "expected", "words"),
     [
         ({8: [80, 81], 16: [40, 41], 32: [20, 21], 64: [30, 31]}, (32, 32, 32), None),
-        ({8: [80, 81], 16: [40, 41], 32: [39, 43], 64: [60, 61]}, (16, 16, 32), None),
+        ({8: [80, 81], 16: [40, 41], 32: [39, 43], 64: [60, 61]}, (16, 16, 64), None),
         ({8: [80, 81], 16: [40, 41]}, (16, 16, 16), "the largest recorded pays still"),
         ({8: [80, 81], 16: [90, 91]}, (8, 8, 8), None),
         ({8: [None, None], 16: [40, 41], 32: [50, 51]}, (16, 16, 16), None),  # a larger one starts it

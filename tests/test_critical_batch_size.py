@@ -170,6 +170,12 @@ def test_not_determined(steps, bound, words):
     assert {name for name in ("low", "high") if getattr(found, name) is not None} == ({bound} if bound else set())
 
 
+def test_extrapolation_is_said():
+    found = critical_batch_size(runs(simulated(0, run=0.001, critical=10_000)))
+    assert found.estimate == pytest.approx(10_000, rel=0.1)
+    assert found.reason == "extrapolated: the target is reached at batch sizes from 64 to 4096 only"
+
+
 def test_nothing_to_fit():
     empty = runs({8: [100.0]}).iloc[:0]
     assert critical_batch_size(empty).runs == 0

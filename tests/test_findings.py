@@ -21,8 +21,13 @@ def of(result: dict, name: str, what: str = "breaking_point") -> dict:
     return result["modes"][name][what]
 
 
-def test_a_known_study_is_recovered():
-    result = analyse(STUDY, target=synthetic.TARGET)
+@pytest.fixture(scope="module")
+def known() -> dict:
+    return analyse(STUDY, target=synthetic.TARGET)
+
+
+def test_a_known_study_is_recovered(known):
+    result = known
     assert result["threshold"]["best"] == pytest.approx(0.76, abs=0.004)
     assert result["threshold"]["accuracy"] == result["threshold"]["best"] - 0.01
     assert result["threshold"]["low"] < 0.76 < result["threshold"]["high"]
@@ -40,8 +45,8 @@ def test_a_known_study_is_recovered():
     assert result["missing"] == []
 
 
-def test_each_verdict_names_its_records():
-    result = analyse(STUDY, target=synthetic.TARGET)
+def test_each_verdict_names_its_records(known):
+    result = known
     records = of(result, "scaled_lr")["records"]
     size = result["threshold"]["from_batch_size"]
     assert result["threshold"]["records"] == [f"baseline_small_bs{size}_seed{seed}" for seed in range(3)]
@@ -178,9 +183,9 @@ def test_diverged_runs():
     json.dumps(everything, allow_nan=False)
 
 
-def test_five_columns_are_enough_for_all_but_the_updates_themselves():
+def test_five_columns_are_enough_for_all_but_the_updates_themselves(known):
     five = STUDY[[*STUDY_COLUMNS, "experiment", "seed"]].reindex(columns=list(COLUMNS))
-    whole, bare = (analyse(records, target=synthetic.TARGET) for records in (STUDY, five))
+    whole, bare = known, analyse(five, target=synthetic.TARGET)
     for name in synthetic.MODES:
         assert of(bare, name)["accuracy"] == of(whole, name)["accuracy"]
         assert of(bare, name)["time"] == of(whole, name)["time"]
@@ -190,9 +195,8 @@ def test_five_columns_are_enough_for_all_but_the_updates_themselves():
     assert [remark for remark in bare["missing"] if "no column updates" in remark]
 
 
-def test_noise_scale_stands_beside_the_critical_batch_size():
-    result = analyse(STUDY, target=synthetic.TARGET)
-    noise = of(result, WARM, "noise_scale")
+def test_noise_scale_stands_beside_the_critical_batch_size(known):
+    noise = of(known, WARM, "noise_scale")
     assert noise["runs"] == 21
     assert noise["low"] < noise["median"] < noise["high"]
     assert of(analyse(STUDY.assign(noise_scale=np.nan)), WARM, "noise_scale") is None
@@ -207,7 +211,8 @@ def test_different_lengths_are_said():
 def folder(tmp_path_factory):
     """A folder of records, one of them diverged in its first epoch."""
     path = tmp_path_factory.mktemp("records with a space")
-    for (name, size, seed), run in STUDY.groupby(["experiment", "batch_size", "seed"]):
+    study = synthetic.study(small=(8, 32), large=(128, 256, 512, 2048), seeds=(0, 1))
+    for (name, size, seed), run in study.groupby(["experiment", "batch_size", "seed"]):
         run.to_csv(path / f"{name}_bs{size}_seed{seed}.csv", index=False)
     (path / "mine_bs8_seed0.csv").write_text(",".join(COLUMNS) + "\n")
     experiment = {"name": "mine", "batch_size": 8, "seed": 0}

@@ -313,7 +313,7 @@ def paired_differences(finals: pd.DataFrame, ours: str, theirs: str, column: str
     """
     keys = ["batch_size", "seed"]
     both = [finals.loc[finals["experiment"] == name, [*keys, column]] for name in (ours, theirs)]
-    pairs = both[0].merge(both[1], on=keys, how="outer", suffixes=("", "_theirs"))
+    pairs = both[0].merge(both[1], on=keys, suffixes=("", "_theirs"))
     rows = []
     for size in sorted(set(both[0]["batch_size"]) & set(both[1]["batch_size"])):
         of_size = pairs[pairs["batch_size"] == size]

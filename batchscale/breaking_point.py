@@ -20,9 +20,8 @@ import pandas as pd
 from batchscale.analysis import Run, Threshold, difference_interval, stems
 from batchscale.critical_batch_size import CriticalBatchSize
 
-PERFECT_SHARE = (
-    1 / 3
-)  # of B_crit: there S(B) = S_min·(1 + B_crit/B) has the local slope −3/4, see analysis.local_slopes
+# Of B_crit: there S(B) = S_min·(1 + B_crit/B) has the local slope −3/4, where analysis.regime ends perfect scaling.
+PERFECT_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ def test_threshold_of_the_mean_and_its_spread():
     one_more = pd.concat([STUDY, table(("baseline_small", 2, 2, [0.3, 0.8]))], ignore_index=True)
     mean = threshold(one_more, of="mean")  # batch sizes count once: (0.70 + 0.67)/2
     assert mean.best == pytest.approx(0.685)
+    assert sorted(mean.by_seed)[2] == pytest.approx(0.685 + 0.1)  # only at B = 2, and 0.1 above the others there
     assert np.isnan(threshold(one_more[one_more["seed"] == 0]).standard_deviation)
     with pytest.raises(ValueError, match="best or mean"):
         threshold(STUDY, of="median")
@@ -167,16 +168,19 @@ def test_local_slopes():
             *[("mine", 64, seed, [0.0, 1.0]) for seed in (0, 1)],
             ("mine", 128, 0, [0.0, 1.0]),
             ("mine", 128, 1, [0.0] * 8),
+            ("mine", 256, 0, [0.0, 1.0]),
         ),
         1.0,
     )
     slopes = analysis.local_slopes(runs)
-    assert slopes[["from_batch_size", "to_batch_size"]].values.tolist() == [[8, 16], [16, 64], [64, 128]]
+    assert slopes[["from_batch_size", "to_batch_size"]].values.tolist() == [[8, 16], [16, 64], [64, 128], [128, 256]]
     assert slopes["slope"].tolist()[:2] == [pytest.approx(-1), pytest.approx(-0.5)]
     assert slopes["regime"].tolist()[:2] == ["perfect scaling", "diminishing returns"]
-    assert slopes["low"].tolist() == [pytest.approx(-1), pytest.approx(-0.5), pytest.approx(1)]  # log₂ √(20·80)/20
-    assert np.isnan(slopes["slope"].iloc[2])
-    assert slopes["regime"].isna().tolist() == [False, False, True]
+    assert slopes["low"].tolist()[:3] == [pytest.approx(-1), pytest.approx(-0.5), pytest.approx(1)]  # log₂ √(20·80)/20
+    assert np.isnan(slopes["slope"].iloc[2:]).all()
+    assert np.isnan(slopes["low"].iloc[3])  # of two bounds nothing is known
+    assert slopes["regime"].isna().tolist() == [False, False, True, True]
+    assert analysis.regime(-0.75) == "perfect scaling"
     assert analysis.regime(-0.25) == "maximal data parallelism"
 
 

@@ -52,6 +52,11 @@ def test_accuracy(means, batch_size, low, high, words):
     assert verdict.records == ("a", "b")
 
 
+def test_a_loss_of_the_tolerance_keeps_the_accuracy():
+    found = threshold(table(("baseline_small", 8, 0, [0.75])), tolerance=0.25)
+    assert in_accuracy(accuracy_losses(table(("mine", 128, 0, [0.5])), found), found).batch_size == 128
+
+
 def test_accuracy_of_one_seed_has_no_interval():
     verdict, losses = accuracy_verdict({128: 0.76, 256: 0.70}, seeds=1)
     assert (verdict.batch_size, verdict.low, verdict.high) == (128, None, None)
@@ -98,6 +103,7 @@ def fit(estimate, low, high) -> CriticalBatchSize:
         (fit(900, 500, 1700), (256, 128, 512)),  # a third: 300, 167, 567
         (fit(768, 384, 1536), (256, 128, 512)),  # on the batch sizes themselves
         (fit(9000, 5000, 17000), (512, 512, 1024)),  # 1024 is recorded, but does not reach the target
+        (fit(6000, 900, 17000), (512, 256, 1024)),
         (fit(450, 300, 900), (128, None, 256)),
         (fit(300, 100, 900), (None, None, 256)),
         (fit(90, 50, 170), (None, None, None)),

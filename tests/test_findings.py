@@ -43,6 +43,14 @@ def test_a_known_study_is_recovered(known):
     assert low <= 256 <= high
     assert of(result, "baseline_large")["updates"] == 32  # B_crit/3 = 33: its curve begins with the small batches
     assert result["missing"] == []
+    assert set(result["modes"]) == set(synthetic.MODES)
+
+
+def test_the_target_is_the_threshold_unless_given():
+    records = STUDY[STUDY["batch_size"] == 8]
+    result = analyse(records)
+    assert result["target"] == result["threshold"]["accuracy"]
+    assert analyse(records, target=0.5)["target"] == 0.5
 
 
 def test_each_verdict_names_its_records(known):
@@ -178,6 +186,9 @@ def test_diverged_runs():
     assert "at 512 it diverges in 1 of 3 runs." in result["modes"][WARM]["sentence"]
     assert f"{WARM} B=512 seed 1 diverged; it counts as a failure" in result["missing"]
     assert not [remark for remark in result["missing"] if "ended after" in remark]
+    # One that diverged in its last epoch has an accuracy, which does not count.
+    last = analyse(STUDY[STUDY["batch_size"] <= 256], target=synthetic.TARGET, diverged=[(WARM, 256, 1)])
+    assert [(row["seeds"], row["diverged"]) for row in of(last, WARM, "batch_sizes")] == [(3, 0), (2, 1)]
     everything = analyse(NOTHING, diverged=[("mine", 8, 0)])
     assert everything["modes"]["mine"]["sentence"] == "Every run of mine diverges."
     json.dumps(everything, allow_nan=False)

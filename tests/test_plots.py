@@ -122,6 +122,7 @@ def test_to_target():
     assert drawn(ax)["linearly scaled rate"] == [[128], [pytest.approx(15)]]
     reached, missed, diverged = (collection.get_offsets().tolist() for collection in ax.collections)
     assert (reached, missed, diverged) == ([[128, pytest.approx(15)]], [[256, 20]], [[512, 20]])
+    assert len(ax.collections[1].get_facecolors()) == 0
     assert {"target not reached: at least this", "diverged here"} < set(drawn(ax))
 
 
@@ -152,7 +153,7 @@ def test_effects_in_points():
     plots.effects(ax, [scaling])
     assert drawn(ax)["scaling: linearly scaled rate\nless base rate"] == [[128, 512], [2, 4]]
     band = ax.collections[0].get_paths()[0].get_extents()
-    assert (band.ymin, band.ymax) == (1, 7)
+    assert (band.ymin, band.ymax) == (pytest.approx(1), pytest.approx(7))
     _, ax = plt.subplots()
     plots.effects(ax, [scaling | {"batch_sizes": rows[1:2]}, scaling | {"batch_sizes": [], "reason": "no pair"}])
     assert texts(ax) == ["scaling: 1 pair\nscaling: no pair"]

@@ -26,7 +26,7 @@ import pandas as pd
 
 from batchscale import __version__
 from batchscale.experiment import COLUMNS, STUDY_COLUMNS, Experiment, Record, UserError
-from batchscale.storage import require_writable, set_aside, temporary_of, write_whole
+from batchscale.storage import remove, require_writable, set_aside, write_whole
 
 FORMAT = 2  # of sidecar and checkpoint
 
@@ -148,8 +148,6 @@ class Keeper:
             UserError: the folder cannot be written to.
         """
         require_writable(self.folder)
-        for path in (*self.files, self.previous):  # what a killed process left half-written
-            temporary_of(path).unlink(missing_ok=True)
         self._content = {
             "format": FORMAT,
             "status": "running",
@@ -182,10 +180,8 @@ class Keeper:
         """
         self._write_csv()
         self._write_sidecar(status or ("diverged" if self.status == "diverged" else "complete"))
-        for path in (self.checkpoint, self.previous):
-            path.unlink(missing_ok=True)
-        for path in (*self.files, self.previous):
-            temporary_of(path).unlink(missing_ok=True)
+        remove(self.checkpoint)
+        remove(self.previous)
         self.trained = self.finished = True
 
     def _write_csv(self) -> None:

@@ -8,6 +8,7 @@ copies = Copies(drive)                  # copies.request(files) returns at once;
 import contextlib
 import errno
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -66,6 +67,19 @@ def write_whole(path: Path, content: bytes | memoryview, *, keep: Path | None = 
         ) from error
 
 
+def remove(path: Path) -> None:
+    """Remove a file, if it is there, and what a killed process may have left of writing it.
+
+    Raises:
+        SaveError: that fails.
+    """
+    try:
+        path.unlink(missing_ok=True)
+        temporary_of(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise SaveError(f"{path} cannot be removed ({error.strerror}); start again to go on") from error
+
+
 def temporary_of(path: Path) -> Path:
     """Name of a file while it is being written: in the same folder, as a rename does not cross file systems."""
     return path.with_name(f".{path.name}.tmp")
@@ -87,21 +101,20 @@ def set_aside(path: Path) -> Path:
 
 
 def require_writable(folder: Path) -> None:
-    """Make a folder if it is missing, and write and remove a small file in it.
+    """Make a folder if it is missing, and write a file in it, of which nothing stays.
 
     Raises:
         SaveError: that fails: the folder is read-only or full, or its name is that of a file.
     """
-    trial = folder / f".trial-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(trial, b"batchscale")
-        trial.unlink()
-    except SaveError as error:
-        reason = error.__cause__.strerror
-        raise SaveError(f"{folder} cannot be written ({reason}); make room or choose another data_dir") from error
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+            file.flush()
     except OSError as error:
-        raise SaveError(f"{folder} cannot be written ({error.strerror}); choose another data_dir") from error
+        raise SaveError(
+            f"{folder} cannot be written ({error.strerror}); make room or choose another data_dir"
+        ) from error
 
 
 @contextlib.contextmanager

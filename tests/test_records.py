@@ -396,6 +396,7 @@ def test_half_written_files_of_a_killed_process_are_cleared(tmp_path):
     again = Keeper(experiment(), tmp_path)
     again.resume()
     again.start()
+    again.finish("diverged")
     assert not list(tmp_path.glob(".*"))
 
 

@@ -1,0 +1,74 @@
+"""Networks that tests train by name."""
+
+import random
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def linear(num_classes: int) -> nn.Module:
+    """The quickest there is: an update takes a fraction of a millisecond."""
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
+
+
+class DrawsFromEveryGenerator(nn.Module):
+    """Its output in training depends on torch's, NumPy's and Python's global random generators."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.linear = nn.Linear(3 * 32 * 32, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = self.linear(images.flatten(1))
+        if self.training:
+            logits = logits * (0.5 + random.random()) * (0.5 + np.random.rand()) * (0.5 + torch.rand(()))  # noqa: NPY002
+        return logits
+
+
+class NeedsMemory(nn.Module):
+    """Fails, as a device without memory does, for more than `room` images at once in training."""
+
+    room = 100
+    error: type[Exception] = torch.cuda.OutOfMemoryError
+    seen: list[int] = []  # noqa: RUF012
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.drop = nn.Dropout(0.1)
+        self.linear = nn.Linear(3 * 32 * 32, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = self.linear(self.drop(self.norm(images)).flatten(1))
+        if self.training:
+            if len(images) > self.room:
+                raise self.error("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of 1 GiB")
+            self.seen.append(len(images))
+        return logits
+
+
+def fails_in_training(num_classes: int) -> nn.Module:
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3 * 32 * 32, num_classes)
+
+        def forward(self, images):
+            if self.training:
+                raise ValueError("too much of a good thing\nand a second line")
+            return self.linear(images.flatten(1))
+
+    return Fails()
+
+
+def cannot_be_built(num_classes: int) -> nn.Module:
+    raise ZeroDivisionError("cannot build")
+
+
+def one_class_too_many(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes + 1))
+
+
+def not_a_network(num_classes: int) -> dict:
+    return {"classes": num_classes}

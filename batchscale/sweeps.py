@@ -292,25 +292,25 @@ def _train(
     from batchscale.training import OutOfMemory, Training, free_memory
 
     data = datasets.load(experiment.dataset, setting.data_root)
-    images_at_once = None
+    images_at_once = {}
     while True:
         try:
             return _train_within(images_at_once, experiment, data, keeper, setting, copies, report, stop)
         except OutOfMemory as error:
-            images, reason = error.images, str(error)
+            images, where, problem = error.images, error.where, str(error)
         # Out of the clause above, whose error refers to everything that is to be freed.
         free_memory()
-        wanted = experiment.micro_batch_size or experiment.batch_size
         if images == 1:
-            raise UserError(f"the device has {reason}; take a smaller width or another device")
-        if setting.on_out_of_memory == "stop" and images <= wanted:
+            raise UserError(f"the device has {problem}; take a smaller network or another device")
+        if setting.on_out_of_memory == "stop" and where == "training":
             largest = Training(experiment, data).largest_that_fits(images)
             raise UserError(
-                f"the device has {reason}; the largest batch that fits is {largest}: take a smaller batch, "
+                f"the device has {problem}; the largest batch that fits is {largest}: take a smaller batch, "
                 f"--micro-batch-size {largest} or --on-out-of-memory split"
             )
-        images_at_once = images // 2
-        report("notice", experiment, f"{reason}: going on with at most {images_at_once}, from what was saved last")
+        images_at_once[where] = images // 2
+        seen = ", which batch norm sees one by one" if where == "training" else ""
+        report("notice", experiment, f"{problem}: going on from what was saved last with at most {images // 2}{seen}")
 
 
 def _train_within(images_at_once, experiment, data, keeper, setting, copies, report, stop) -> None:
@@ -440,7 +440,6 @@ def _facts(training) -> dict:
         "updates_per_epoch": training.updates_per_epoch,
         "train_images": len(training.data.train_images),
         "test_images": len(training.data.test_images),
-        "images_at_once": training.images_at_once,
         # Batch norm uses the statistics of a micro-batch ("ghost batch", Hoffer et al. 2017), which may have become
         # smaller in the middle of a run.
         "ghost_batch": [{"from_update": update, "images": size} for update, size in training.ghost_batches],

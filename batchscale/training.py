@@ -14,6 +14,7 @@ import inspect
 import math
 import random
 import re
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -30,16 +31,19 @@ from batchscale.experiment import Experiment, Record, UserError, find_callable
 EVALUATION_BATCH_SIZE = 500
 PULSE_SECONDS = 0.25  # training time between two calls of `between_updates`
 
-# How allocators say it that have no exception of their own: the CPU's, Apple's, cuDNN's and cuBLAS's.
-_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|bad_alloc", re.I)
+# How those say it that have no exception of their own: the allocators of the CPU and of Apple's GPU, cuDNN, cuBLAS, and
+# oneDNN, which gives no reason at all.
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|could not create a primitive", re.IGNORECASE
+)
 
 
 class OutOfMemory(Exception):
-    """The device has no room for `images` images at once: go on from a saved state with a smaller `images_at_once`."""
+    """The device has no room for `images` at once, in `training` or `evaluation`: see `Training.limit`."""
 
-    def __init__(self, images: int, reason: str):
-        super().__init__(f"no room for {images} images at once ({reason})")
-        self.images = images
+    def __init__(self, images: int, where: str, reason: str):
+        super().__init__(f"no room for {images} images at once in {where} ({reason})")
+        self.images, self.where = images, where
 
 
 def select_device(name: str) -> torch.device:
@@ -125,8 +129,7 @@ class Training:
 
     Attributes:
         updates: optimizer updates completed.
-        images_at_once: most images that the device has room for, as far as is known; None: no limit is known. See
-            `limit`.
+        images_at_once: most images in `training` and in `evaluation`, see `limit`.
         ghost_batches: the `micro_batch_size` from the start, and from each update on at which it became smaller.
         running_time: seconds of training so far; evaluation and whatever happens between records is excluded.
         diverged: a loss was not finite; no further record comes.
@@ -152,7 +155,7 @@ class Training:
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
-            raise UserError(f"{self.device} has no room for the network and the images: {_first_line(error)}") from None
+            raise UserError(f"{self.device} has no room for the network and the images: {_reason(error)}") from None
         if self.device.type == "cuda":
             # cuDNN would choose algorithms that round differently every time; a resumed run has to repeat every number.
             torch.backends.cudnn.deterministic = True
@@ -162,7 +165,7 @@ class Training:
             momentum=experiment.momentum,
             weight_decay=experiment.weight_decay,
         )
-        self.images_at_once: int | None = None
+        self.images_at_once = {"training": experiment.batch_size, "evaluation": EVALUATION_BATCH_SIZE}
         self.ghost_batches = [(0, self.micro_batch_size)]
         self.updates = 0
         self.running_time = 0.0
@@ -178,14 +181,15 @@ class Training:
         Where the device's memory is the limit, a minibatch is split into micro-batches as equal as can be.
         """
         size = self.experiment.micro_batch_size or self.experiment.batch_size
-        if self.images_at_once is None or size <= self.images_at_once:
-            return size
-        return math.ceil(size / math.ceil(size / self.images_at_once))
+        return math.ceil(size / math.ceil(size / self.images_at_once["training"]))
 
-    def limit(self, images_at_once: int | None) -> None:
-        """From here on, take no more images at once than that, or than before: larger minibatches in micro-batches."""
-        if images_at_once is not None:
-            self.images_at_once = min(images_at_once, self.images_at_once or images_at_once)
+    def limit(self, images_at_once: dict[str, int]) -> None:
+        """From here on, take no more images at once in `training` or `evaluation` than that, nor than before.
+
+        Gradients and accuracy stay exact; batch norm sees the `micro_batch_size`.
+        """
+        for where, images in images_at_once.items():
+            self.images_at_once[where] = min(images, self.images_at_once[where])
         if self.micro_batch_size != self.ghost_batches[-1][1]:
             self.ghost_batches = [pair for pair in self.ghost_batches if pair[0] < self.updates]
             self.ghost_batches.append((self.updates, self.micro_batch_size))
@@ -244,7 +248,7 @@ class Training:
                 f"what is saved does not fit the network {self.experiment.model}, which was changed since ({reason}); "
                 f"change it back, or choose another name or data_dir"
             ) from error
-        self.images_at_once = state["images_at_once"]
+        self.images_at_once = dict(state["images_at_once"])
         self.ghost_batches = [tuple(pair) for pair in state["ghost_batches"]]
         self.updates = state["updates"]
         self.running_time = state["running_time"]
@@ -289,7 +293,7 @@ class Training:
             self._gradient(indices)
             self.optimizer.step()
         except Exception as error:
-            raise self._failure(error, f"update {self.updates + 1}", self.micro_batch_size) from error
+            raise self._failure(error, "training", self.micro_batch_size) from error
         self.updates += 1
 
     def _gradient(self, indices: Tensor) -> None:
@@ -307,13 +311,11 @@ class Training:
 
         Found by trying, to within 1 in 32; the training is good for nothing afterwards.
         """
-        fits, self.images_at_once = 0, None
-        order = torch.arange(images, device=self.device)
+        fits, order = 0, torch.arange(images, device=self.device)
         self.model.train()
         while images - fits > max(1, images // 32):
             middle = (fits + images) // 2
             try:
-                self.images_at_once = middle
                 self._gradient(order[:middle])
                 fits = middle
             except (RuntimeError, MemoryError) as error:
@@ -326,11 +328,11 @@ class Training:
     def _failure(self, error: Exception, where: str, images: int) -> Exception:
         """What to raise for an error of the network: `OutOfMemory`, or a `UserError` that says where it happened."""
         if _is_out_of_memory(error):
-            return OutOfMemory(images, _first_line(error))
+            return OutOfMemory(images, where, _reason(error))
         place = traceback.extract_tb(error.__traceback__)[-1]
         return UserError(
-            f"model {self.experiment.model} failed in {where}: {type(error).__name__}: {_first_line(error)} "
-            f"({place.filename}:{place.lineno})"
+            f"model {self.experiment.model} failed in {where}, after update {self.updates}: "
+            f"{type(error).__name__}: {_reason(error)} ({place.filename}:{place.lineno})"
         )
 
     def _record(self, epoch: int) -> Record:
@@ -361,7 +363,7 @@ class Training:
         self.model.eval()
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         loss = torch.zeros((), dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
-        size = min(EVALUATION_BATCH_SIZE, self.images_at_once or EVALUATION_BATCH_SIZE)
+        size = self.images_at_once["evaluation"]
         try:
             with torch.inference_mode():
                 for part, target in zip(images.split(size), labels.split(size), strict=True):
@@ -417,8 +419,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _reason(error: BaseException) -> str:
+    return textwrap.shorten((str(error) or type(error).__name__).splitlines()[0], 100, placeholder=" ...")
 
 
 # All random generators that a network may draw from: torch's on the CPU and on the device, Python's, NumPy's.

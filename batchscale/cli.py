@@ -166,6 +166,8 @@ def _parse(arguments: list[str]) -> Train | Sweep | Study:
         if exit.code != 2:
             raise
         lines = re.sub(r"\x1b\[[0-9;]*m", "", message.getvalue()).splitlines()
-        text = " ".join(line.strip("│ ") for line in lines if line[:1] not in "╭╰")  # the frame's title adds nothing
-        error, *_ = re.split(r"─+ (?:Argument helptext|For full helptext)", text)
-        raise UserError(" ".join(error.replace("─", " ").split()) + "; see python -m batchscale --help") from None
+        # A title, what is wrong, and then help, parted by rules; in a terminal in a frame, which holds the title.
+        text = " ".join(line.strip("│ ") for line in lines if line[:1] not in ("╭", "╰"))
+        parts = [" ".join(part.split()) for part in re.split(r"[─-]{10,}", text)]
+        error = parts[0 if lines[0].startswith("╭") else 1].rstrip(".")
+        raise UserError(f"{error}; see python -m batchscale --help") from None

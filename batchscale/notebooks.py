@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from batchscale.experiment import UserError
+from batchscale.storage import require_writable
 
 TRAINING = (
     "baseline_small_minibatch",
@@ -47,7 +48,7 @@ def execute(
 
     project = Path(__file__).parents[1] if project is None else project
     out = Path(out).expanduser().resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    require_writable(out)
     for name in (*TRAINING, RESULTS):
         source, target = project / f"{name}.ipynb", out / f"{name}.ipynb"
         if not source.is_file():

@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import pickle
 import platform
 import re
 import warnings
@@ -130,7 +131,10 @@ class Keeper:
         damaged = zipfile.ZipFile(io.BytesIO(content)).testzip()
         if damaged is not None:
             raise ValueError(f"{damaged} is damaged")
-        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        try:
+            saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:  # whose message says how to run it all the same
+            raise ValueError("it holds something else than numbers and tensors") from None
         if saved["format"] != FORMAT:
             raise ValueError(f"it has format {saved['format']}, this batchscale knows {FORMAT}")
         if _differences(saved["experiment"], self.experiment):

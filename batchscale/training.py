@@ -16,7 +16,6 @@ import random
 import re
 import textwrap
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from batchscale.datasets import TRAIN_ACCURACY_IMAGES, Dataset
-from batchscale.experiment import Experiment, Record, UserError, find_callable
+from batchscale.experiment import Experiment, Record, UserError, failure, find_callable
 
 EVALUATION_BATCH_SIZE = 500
 PULSE_SECONDS = 0.25  # training time between two calls of `between_updates`
@@ -87,23 +86,28 @@ def build_model(experiment: Experiment, data: Dataset) -> nn.Module:
     """
     factory = find_callable(experiment.model, "model")
     arguments = {"width": experiment.width, "in_channels": data.channels, "num_classes": len(data.classes)}
-    parameters = inspect.signature(factory).parameters
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model is {experiment.model!r}, which has no signature: {error}") from error
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         parameters = {"num_classes": None, **parameters}
     if "width" not in parameters and experiment.width != 1:
         raise UserError(f"width is {experiment.width} but {experiment.model} takes no width")
+    wanted = min(2, len(data.test_images)), len(data.classes)
     try:
         with torch.random.fork_rng():
             torch.manual_seed(epoch_seed(experiment.seed, 0))
             model = factory(**{name: value for name, value in arguments.items() if name in parameters})
             with torch.no_grad():
                 logits = model.eval()(data.normalised(data.test_images[:2].cpu()))
+            shape = tuple(logits.shape)
     except Exception as error:  # whatever somebody else's network raises, it is theirs to mend
-        raise UserError(f"model {experiment.model} failed for width {experiment.width}: {error}") from error
-    if logits.shape != (min(2, len(data.test_images)), len(data.classes)):
+        raise UserError(f"model {experiment.model} failed for width {experiment.width}: {failure(error)}") from error
+    if shape != wanted:
         raise UserError(
-            f"model {experiment.model} gives logits of shape {tuple(logits.shape)} for two images of {data.name}; "
-            f"they must have shape {(2, len(data.classes))}"
+            f"model {experiment.model} gives logits of shape {shape} for {wanted[0]} images of {data.name}; "
+            f"they must have shape {wanted}"
         )
     return model
 
@@ -329,10 +333,8 @@ class Training:
         """What to raise for an error of the network: `OutOfMemory`, or a `UserError` that says where it happened."""
         if _is_out_of_memory(error):
             return OutOfMemory(images, where, _reason(error))
-        place = traceback.extract_tb(error.__traceback__)[-1]
         return UserError(
-            f"model {self.experiment.model} failed in {where}, after update {self.updates}: "
-            f"{type(error).__name__}: {_reason(error)} ({place.filename}:{place.lineno})"
+            f"model {self.experiment.model} failed in {where}, after update {self.updates}: {failure(error)}"
         )
 
     def _record(self, epoch: int) -> Record:

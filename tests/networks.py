@@ -76,3 +76,19 @@ def one_class_too_many(num_classes: int) -> nn.Module:
 
 def not_a_network(num_classes: int) -> dict:
     return {"classes": num_classes}
+
+
+# ... and data sets
+
+
+def data_that_fails():
+    raise FileNotFoundError("[Errno 2] No such file or directory: 'images.npy'")
+
+
+def data_of_words():
+    return "train images", "train labels", "test images", "test labels"
+
+
+def data_with_negative_labels():
+    images = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
+    return images, torch.tensor([0, 1, -1, 2]), images, torch.tensor([0, 1, 2, 3])

@@ -376,7 +376,7 @@ def test_networks_of_other_signatures(digits):
     ("fields", "message"),
     [
         ({"model": takes_no_width, "width": 0.5}, "takes no width"),
-        ({"model": wrong_shape, "width": 1}, r"\(2, 11\) for two images of digits; they must have shape \(2, 10\)"),
+        ({"model": wrong_shape, "width": 1}, r"\(2, 11\) for 2 images of digits; they must have shape \(2, 10\)"),
         ({"model": fails, "width": 1}, "cannot build"),
         ({"width": 0.001}, "without a channel"),
     ],

@@ -122,8 +122,9 @@ def _load_cifar10(root: Path, progress: bool) -> Dataset:
         try:
             download_cifar10(root, progress=progress)
         except DownloadError as error:
-            folder = root / "cifar-10-batches-py"
-            raise UserError(f"{folder} is incomplete or damaged, and I {error}") from error if folder.is_dir() else error
+            if (root / "cifar-10-batches-py").is_dir():
+                raise UserError(f"{root / 'cifar-10-batches-py'} is incomplete or damaged; {error}") from error
+            raise
         parts = [CIFAR10(root, train=train, download=False) for train in (True, False)]
     (train_images, train_labels), (test_images, test_labels) = ((part.data, part.targets) for part in parts)
     return _dataset("cifar10", train_images, train_labels, test_images, test_labels, tuple(parts[0].classes))

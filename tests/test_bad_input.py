@@ -153,7 +153,7 @@ BAD = [
     (None, [*OWN, "networks:linear"], 2, "dataset networks:linear failed: TypeError"),
     (lambda folder: (folder / "images").touch(), [*CIFAR, "{}/images"], 2, "images, which is a file; it must be the"),
     (None, [*CIFAR, "{}/missing"], 2, "{}/missing"),
-    (corrupt_cifar10, [*CIFAR, "{}/images"], 2, "{}/images"),
+    (corrupt_cifar10, [*CIFAR, "{}/images"], 2, "{}/images/cifar-10-batches-py is incomplete or damaged; cannot down"),
     # records: the CSV
     (csv("64,1,0.5,0.1", header=FIVE.rpartition(",")[0]), None, 2, "has no column running_time; it must begin with"),
     (csv("64,one,0.5,0.1,1"), None, 2, f"{STEM}.csv, line 2: epoch is 'one', which is not a number; restore the file"),

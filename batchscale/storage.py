@@ -158,10 +158,16 @@ def scratch_of(data_dir: Path, scratch_dir: Path | None) -> Path | None:
     """Folder in which the files of a run are written before they are copied to `data_dir`; None: there directly.
 
     That is `scratch_dir`, or a folder of the virtual machine where `data_dir` lies on Colab's Google Drive.
+
+    Raises:
+        SaveError: Google Drive is not mounted, so that what is written there would be lost with the machine.
     """
-    if scratch_dir is None and COLAB_DRIVE in data_dir.absolute().parents:
-        return COLAB_SCRATCH / data_dir.absolute().relative_to(COLAB_DRIVE)
-    return scratch_dir
+    if COLAB_DRIVE not in data_dir.absolute().parents:
+        return scratch_dir
+    below = data_dir.absolute().relative_to(COLAB_DRIVE)
+    if not (COLAB_DRIVE / below.parts[0]).is_dir():
+        raise SaveError(f"data_dir is {data_dir} but Google Drive is not mounted; set mount_drive = True and run all")
+    return scratch_dir or COLAB_SCRATCH / below
 
 
 class Copies:

@@ -202,6 +202,9 @@ def test_scratch_of_google_drive(monkeypatch, tmp_path):
     monkeypatch.setattr(storage, "COLAB_DRIVE", drive)
     monkeypatch.setattr(storage, "COLAB_SCRATCH", tmp_path / "scratch")
     assert scratch_of(tmp_path / "data", None) is None
+    assert scratch_of(Path("data"), Path("mine")) == Path("mine")
+    with pytest.raises(SaveError, match="Google Drive is not mounted; set mount_drive = True"):
+        scratch_of(drive / "MyDrive" / "data", None)
+    (drive / "MyDrive").mkdir(parents=True)
     assert scratch_of(drive / "MyDrive" / "data", None) == tmp_path / "scratch" / "MyDrive" / "data"
     assert scratch_of(drive / "MyDrive" / "data", tmp_path / "mine") == tmp_path / "mine"
-    assert scratch_of(Path("data"), Path("mine")) == Path("mine")

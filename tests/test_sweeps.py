@@ -222,6 +222,7 @@ def drive(tmp_path, monkeypatch):
     """Colab's folders: the records are asked for on the Drive, and the scratch folder follows from that."""
     monkeypatch.setattr(storage, "COLAB_DRIVE", tmp_path / "drive")
     monkeypatch.setattr(storage, "COLAB_SCRATCH", tmp_path / "scratch")
+    (tmp_path / "drive" / "MyDrive").mkdir(parents=True)
     return tmp_path / "drive" / "MyDrive" / "data", tmp_path / "scratch" / "MyDrive" / "data"
 
 
@@ -264,11 +265,12 @@ def test_another_virtual_machine_goes_on_from_the_drive(drive, whole, monkeypatc
 
 def test_a_drive_that_vanishes_stops_nothing_and_is_caught_up_with(drive, whole, monkeypatch, capsys):
     there, here = drive
+    unmounted = there.parents[2] / "unmounted"
     add = Keeper.add
 
     def add_and_lose_the_drive(keeper, row, state):
         if row.epoch == 2:
-            (drive[0].parents[1]).rename(drive[0].parents[2] / "unmounted")
+            there.parents[1].rename(unmounted)
         add(keeper, row, state)
 
     with monkeypatch.context() as patch:
@@ -280,7 +282,7 @@ def test_a_drive_that_vanishes_stops_nothing_and_is_caught_up_with(drive, whole,
     assert f"{there} lacks the newest files" in said
     assert f"they are whole in {here}" in said
     assert not there.exists()
-    (drive[0].parents[2] / "unmounted").rename(drive[0].parents[1])
+    unmounted.rename(there.parents[1])
     assert len(load(there)) == 1
     resumed = counted_updates(monkeypatch)
     sweeps.run(tiny([4], **AS_SWEEP), data_dir=there)

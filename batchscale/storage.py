@@ -58,9 +58,11 @@ def write_whole(path: Path, content: bytes | memoryview, *, keep: Path | None = 
             path.replace(keep)
         temporary.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:  # a second Ctrl-C as well
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise SaveError(
             f"{path} cannot be written ({error.strerror}); what was saved before is whole: "
             f"make room or choose another data_dir, and start again to go on"
@@ -201,6 +203,13 @@ class Copies:
             self._failed = {}
             self._changed.notify_all()
         self._tell()
+
+    def __enter__(self) -> "Copies":
+        return self
+
+    def __exit__(self, error, *_) -> None:
+        if error is None:
+            self.finish()
 
     def finish(self, seconds: float = COPY_SECONDS) -> None:
         """Wait until everything is copied, but no longer than that; what is not copied is named and stays here."""

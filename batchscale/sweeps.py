@@ -8,6 +8,7 @@ folder, share out the work in this way without knowing of each other.
 """
 
 import contextlib
+import functools
 import math
 import multiprocessing
 import os
@@ -77,7 +78,9 @@ def pending(
         UserError: a file name is taken by another experiment, see `records.Keeper`.
     """
     data_dir, scratch = _places(data_dir, scratch_dir)
-    return [each for each in dict.fromkeys(experiments) if not _is_recorded(each, data_dir, scratch)]
+    latest = [_latest(each, data_dir, scratch) for each in dict.fromkeys(experiments)]
+    # What is finished in the scratch folder is still to be copied.
+    return [keeper.experiment for keeper in latest if not (keeper.finished and keeper.folder == data_dir)]
 
 
 def run(
@@ -143,7 +146,7 @@ def run(
         _require_images(todo, data_root)
         with Display(len(todo)) as display, _signals(signal.SIGINT, signal.SIGTERM) as stop:
             if min(workers, len(todo)) <= 1:
-                failures = _work(todo, setting, display.show, stop)
+                failures = _Process(setting, display.show, stop).work(todo)
             else:
                 failures = _work_in_processes(todo, setting, min(workers, len(todo)), display.show, stop)
         if stop.signal is not None:
@@ -156,11 +159,6 @@ def run(
 def _places(data_dir, scratch_dir) -> tuple[Path, Path | None]:
     data_dir = Path(data_dir).expanduser()
     return data_dir, scratch_of(data_dir, None if scratch_dir is None else Path(scratch_dir).expanduser())
-
-
-def _is_recorded(experiment: Experiment, data_dir: Path, scratch: Path | None) -> bool:
-    keeper = _latest(experiment, data_dir, scratch)
-    return keeper.finished and keeper.folder == data_dir  # what is finished in the scratch folder is still to be copied
 
 
 def _latest(
@@ -223,140 +221,138 @@ def _signals(*numbers: int, parent: Connection | None = None) -> Iterator[_Stop]
             signal.signal(number, handler)
 
 
-def _work(experiments: list[Experiment], setting: _Setting, report: Report, stop: _Stop) -> list[str]:
-    """Train each experiment that is not finished and not in another process's hands; what failed, a line each."""
-    copies = None
-    if setting.scratch is not None:
-        copies = Copies(setting.data_dir, lambda text: report("notice", None, text))
-    failures, todo, told = [], list(experiments), False
-    while todo and not stop.is_set():
-        busy = {}
-        for experiment in todo:
-            if stop.is_set():
-                break
-            try:
-                with lock(setting.folder / f".{experiment.stem}.lock", setting.sweep):
-                    _finish(experiment, setting, copies, report, stop)
-            except Busy as other:
-                if setting.when_locked == "wait" or other.holder == setting.sweep:  # our own workers are waited for
-                    busy[experiment] = other.holder
-                else:
-                    failures.append(f"{experiment} is being trained by {other.holder}")
-            except UserError as error:
-                failures.append(f"{experiment}: {error}")
-                if isinstance(error, SaveError):  # nor could the next one be saved
-                    todo = []
+class _Process:
+    """A process that trains: it takes the experiments that nobody else has, one after another."""
+
+    def __init__(self, setting: _Setting, report: Report, stop: _Stop):
+        self.setting, self.report, self.stop = setting, report, stop
+        self.copies: Copies | None = None
+
+    def work(self, experiments: list[Experiment]) -> list[str]:
+        """Bring each of them to its end, whoever does it; what failed, a line each."""
+        if self.setting.scratch is None:
+            return self._share(experiments)
+        with Copies(self.setting.data_dir, functools.partial(self.report, "notice", None)) as self.copies:
+            return self._share(experiments)
+
+    def _share(self, experiments: list[Experiment]) -> list[str]:
+        setting, failures, todo, told = self.setting, [], list(experiments), False
+        while todo and not self.stop.is_set():
+            busy = {}
+            for experiment in todo:
+                if self.stop.is_set():
                     break
-                if len(experiments) > 1:
-                    report("finish", experiment, f"{experiment}: failed, {error}")
-        if busy and len(busy) == len(todo):
-            others = {experiment: holder for experiment, holder in busy.items() if holder != setting.sweep}
-            if others and not told:
-                told = True
-                first, holder = next(iter(others.items()))
-                report("notice", None, f"waiting for {first}, which {holder} is training")
-            time.sleep(WAIT_SECONDS)
-        todo = list(busy) if todo else []
-    if copies is not None:
-        copies.finish()
-    return failures
+                try:
+                    with lock(setting.folder / f".{experiment.stem}.lock", setting.sweep):
+                        self._complete(experiment)
+                except Busy as other:
+                    if setting.when_locked == "wait" or other.holder == setting.sweep:  # our own workers are waited for
+                        busy[experiment] = other.holder
+                    else:
+                        failures.append(f"{experiment} is being trained by {other.holder}")
+                except SaveError as error:  # nor could the next one be saved
+                    return [*failures, f"{experiment}: {error}"]
+                except UserError as error:
+                    failures.append(f"{experiment}: {error}")
+                    if len(experiments) > 1:
+                        self.report("finish", experiment, f"{experiment}: failed, {error}")
+            if busy and len(busy) == len(todo):
+                others = [(experiment, holder) for experiment, holder in busy.items() if holder != setting.sweep]
+                if others and not told:
+                    told = True
+                    self.report("notice", None, "waiting for {}, which {} is training".format(*others[0]))
+                time.sleep(WAIT_SECONDS)
+            todo = list(busy)
+        return failures
 
+    def _complete(self, experiment: Experiment) -> None:
+        """Bring a record, whose lock is held, to its end, from wherever it stands, or to where `stop` is set."""
+        scratch = self.setting.scratch
+        notice = functools.partial(self.report, "notice", experiment)
+        keeper = _latest(experiment, self.setting.data_dir, scratch, notice)
+        if scratch is not None and keeper.folder != scratch:
+            if keeper.finished:
+                return
+            for file in keeper.files:
+                if file.exists():
+                    write_whole(scratch / file.name, file.read_bytes())
+            keeper = Keeper(experiment, scratch, notice)
+        if not keeper.trained:
+            self._train(experiment, keeper)
+        elif not keeper.finished:
+            keeper.finish()
+        self._copy(keeper)
 
-def _finish(experiment: Experiment, setting: _Setting, copies: Copies | None, report: Report, stop: _Stop) -> None:
-    """Bring a record, whose lock is held, to its end, from wherever it stands, or to where `stop` is set."""
+    def _copy(self, keeper: Keeper) -> None:
+        if self.copies is not None:
+            self.copies.request(keeper.files, move=keeper.finished)
 
-    def notice(text: str) -> None:
-        report("notice", experiment, text)
+    def _train(self, experiment: Experiment, keeper: Keeper) -> None:
+        """Train, in ever smaller micro-batches as long as the device has no room and the user allows it."""
+        from batchscale import datasets
+        from batchscale.training import OutOfMemory, Training, free_memory
 
-    keeper = _latest(experiment, setting.data_dir, setting.scratch, notice)
-    if setting.scratch is not None and keeper.folder != setting.scratch:
-        if keeper.finished:
-            return
-        for file in keeper.files:
-            if file.exists():
-                write_whole(setting.scratch / file.name, file.read_bytes())
-        keeper = Keeper(experiment, setting.scratch, notice)
-    if keeper.trained and not keeper.finished:
-        keeper.finish()
-    if not keeper.finished:
-        _train(experiment, keeper, setting, copies, report, stop)
-    if copies is not None:
-        copies.request(keeper.files, move=keeper.finished)
+        data = datasets.load(experiment.dataset, self.setting.data_root)
+        images_at_once = {}
+        while True:
+            try:
+                return self._train_with(Training(experiment, data), images_at_once, keeper)
+            except OutOfMemory as error:
+                images, where, problem = error.images, error.where, str(error)
+            # Out of the clause above, whose error refers to everything that is to be freed.
+            free_memory()
+            if images == 1:
+                raise UserError(f"the device has {problem}; take a smaller network or another device")
+            if where == "training" and self.setting.on_out_of_memory == "stop":
+                largest = Training(experiment, data).largest_that_fits(images)
+                raise UserError(
+                    f"the device has {problem}; the largest batch that fits is {largest}: take a smaller batch, "
+                    f"--micro-batch-size {largest} or --on-out-of-memory split"
+                )
+            images_at_once[where] = images // 2
+            seen = ", which batch norm sees one by one" if where == "training" else ""
+            how = f"going on from what was saved last with at most {images // 2}{seen}"
+            self.report("notice", experiment, f"{problem}: {how}")
 
-
-def _train(
-    experiment: Experiment, keeper: Keeper, setting: _Setting, copies: Copies | None, report: Report, stop: _Stop
-) -> None:
-    """Train, with ever smaller micro-batches as long as the device has no room and the user allows it."""
-    from batchscale import datasets
-    from batchscale.training import OutOfMemory, Training, free_memory
-
-    data = datasets.load(experiment.dataset, setting.data_root)
-    images_at_once = {}
-    while True:
-        try:
-            return _train_within(images_at_once, experiment, data, keeper, setting, copies, report, stop)
-        except OutOfMemory as error:
-            images, where, problem = error.images, error.where, str(error)
-        # Out of the clause above, whose error refers to everything that is to be freed.
-        free_memory()
-        if images == 1:
-            raise UserError(f"the device has {problem}; take a smaller network or another device")
-        if setting.on_out_of_memory == "stop" and where == "training":
-            largest = Training(experiment, data).largest_that_fits(images)
-            raise UserError(
-                f"the device has {problem}; the largest batch that fits is {largest}: take a smaller batch, "
-                f"--micro-batch-size {largest} or --on-out-of-memory split"
-            )
-        images_at_once[where] = images // 2
-        seen = ", which batch norm sees one by one" if where == "training" else ""
-        report("notice", experiment, f"{problem}: going on from what was saved last with at most {images // 2}{seen}")
-
-
-def _train_within(images_at_once, experiment, data, keeper, setting, copies, report, stop) -> None:
-    """Train from wherever the record stands, keeping every epoch, with no more than so many images at once."""
-    from batchscale.training import Progress, Training
-
-    training = Training(experiment, data)
-    state = keeper.resume()
-    if state is not None:
-        training.load_state_dict(state)
-    training.limit(images_at_once)
-    keeper.start(**_facts(training))
-    saved = time.monotonic()
-
-    def copy_and_wait_for_the_next() -> None:
-        nonlocal saved
-        if copies is not None:
-            copies.request(keeper.files)
+    def _train_with(self, training, images_at_once: dict[str, int], keeper: Keeper) -> None:
+        """Train from wherever the record stands, keeping every epoch, and long ones in the middle."""
+        experiment = training.experiment
+        state = keeper.resume()
+        if state is not None:
+            training.load_state_dict(state)
+        training.limit(images_at_once)
+        keeper.start(**_facts(training))
         saved = time.monotonic()
 
-    def between_updates(progress: Progress) -> None:
-        report("progress", experiment, progress)
-        stopping = stop.is_set()
-        if stopping or time.monotonic() - saved > setting.save_seconds:
-            keeper.save_state(training.state_dict())
-            copy_and_wait_for_the_next()
-        if stopping:
-            raise _StopTraining
-
-    try:
-        for record in training.records(between_updates):
-            keeper.add(record, training.state_dict())
-            copy_and_wait_for_the_next()
-            report("record", experiment, record)
-            if stop.is_set() and record.epoch < experiment.epochs:
+        def between_updates(progress) -> None:
+            nonlocal saved
+            self.report("progress", experiment, progress)
+            stopping = self.stop.is_set()
+            if stopping or time.monotonic() - saved > self.setting.save_seconds:
+                keeper.save_state(training.state_dict())
+                self._copy(keeper)
+                saved = time.monotonic()
+            if stopping:
                 raise _StopTraining
-    except _StopTraining:
-        return
-    keeper.finish("diverged" if training.diverged else "complete")
-    report("finish", experiment, summary(experiment, keeper.status, keeper.rows))
+
+        try:
+            for record in training.records(between_updates):
+                keeper.add(record, training.state_dict())
+                self._copy(keeper)
+                saved = time.monotonic()
+                self.report("record", experiment, record)
+                if self.stop.is_set() and record.epoch < experiment.epochs:
+                    return
+        except _StopTraining:
+            return
+        keeper.finish("diverged" if training.diverged else "complete")
+        self.report("finish", experiment, summary(experiment, keeper.status, keeper.rows))
 
 
 def _work_in_processes(
     experiments: list[Experiment], setting: _Setting, workers: int, report: Report, stop: _Stop
 ) -> list[str]:
-    """`_work` in that many processes, which share the experiments through their locks and the cores evenly."""
+    """Do the same in that many processes, which share the experiments through their locks and the cores evenly."""
     context = multiprocessing.get_context("spawn")  # the only way that is safe with threads and CUDA in the parent
     threads = max(1, _cores() // workers)
     # A pipe for each of them: a queue or an event shared by all has a lock, which a worker that is killed while it
@@ -419,7 +415,7 @@ def _worker(experiments: list[Experiment], setting: _Setting, threads: int, pare
             parent.send(message)
 
     with _signals(signal.SIGTERM, parent=parent) as stop:
-        failures = _work(experiments, setting, send, stop)
+        failures = _Process(setting, send, stop).work(experiments)
     send("failures", failures)
 
 

@@ -181,15 +181,29 @@ def test_recorded_runs_are_shown_without_images(tmp_path):
     assert not (tmp_path / "nothing here").exists()
 
 
-def test_results_without_records_say_so_in_one_line(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        (notebooks.TRAINING[0], {"batch_sizes": [2.5]}, "batch_size is 2.5; it must be a whole number of at least 1"),
+        (notebooks.TRAINING[1], {"batch_sizes": [300]}, "batch_size is 300 but digits has 256 training images here"),
+        (notebooks.RESULTS, {"data_dir": "{}/nothing"}, "holds no CSV; run one of the training notebooks first"),
+        (notebooks.RESULTS, {}, "baseline.csv, line 2: accuracy is '62.1', which is not in 0-1; restore the file"),
+    ],
+)
+def test_mistakes_are_one_line_without_a_traceback(tmp_path, name, wrong, message):
+    (tmp_path / "baseline.csv").write_text(
+        "batch_size,epoch,accuracy,generalization_error,running_time\n64,1,62.1,0.1,1\n"
+    )
     out = tmp_path / "out.ipynb"
+    given = {"data_dir": str(tmp_path), **(TINY if name in notebooks.TRAINING else {}), **wrong}
+    given["data_dir"] = given["data_dir"].replace("{}", str(tmp_path))
     with pytest.raises(subprocess.CalledProcessError):
-        papermill(PROJECT / f"{notebooks.RESULTS}.ipynb", out, PROJECT, data_dir=str(tmp_path))
+        papermill(PROJECT / f"{name}.ipynb", out, PROJECT, **given)
     (error,) = [
         output
         for cell in nbformat.read(out, as_version=4).cells
         for output in cell.get("outputs", [])
         if output.output_type == "error"
     ]
-    assert "holds no CSV; run one of the training notebooks first" in error.evalue
+    assert message in error.evalue
     assert len(error.traceback) == 1

@@ -416,6 +416,15 @@ def test_sidecar_that_is_none(tmp_path, content):
         Keeper(experiment(), tmp_path)
 
 
+def test_every_prefix_of_a_sidecar_is_refused(tmp_path):
+    keeper = keep(tmp_path, [row(1)])
+    content = keeper.sidecar.read_bytes()
+    for length in range(len(content) - 1):  # the last byte is the end of the last line
+        keeper.sidecar.write_bytes(content[:length])
+        with pytest.raises(UserError, match=r"seed0\.json is not the sidecar of a record"):
+            Keeper(experiment(), tmp_path)
+
+
 def test_newer_format_is_not_guessed_at(tmp_path):
     keeper = keep(tmp_path, [row(1)])
     sidecar = json.loads(keeper.sidecar.read_text())

@@ -15,6 +15,7 @@ import os
 import platform
 import signal
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -207,10 +208,13 @@ def _signals(*numbers: int, parent: Connection | None = None) -> Iterator[_Stop]
     stop = _Stop(parent)
 
     def request(number, frame):
-        # Sets a flag and nothing else: a handler may run in the middle of anything.
         if stop.signal is not None:
             raise KeyboardInterrupt
         stop.signal = number
+        # Nothing more than that: a handler may run in the middle of anything. An update of a large minibatch may take
+        # a minute, and who sees nothing presses Ctrl-C again.
+        if parent is None and sys.stderr.isatty():
+            os.write(2, b"\nsaving after this update; Ctrl-C again stops at once\n")
 
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, request) for number in numbers if in_main_thread}

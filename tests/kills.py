@@ -21,6 +21,7 @@ _context.set_forkserver_preload(["batchscale.sweeps", "batchscale.training", "sk
 
 def _main(arguments: list[str], data_dir: Path, log: Path, step: int, action: Callable[[], None] | None) -> None:
     os.setsid()  # a process group of its own, as a terminal gives it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background processes ignore Ctrl-C
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

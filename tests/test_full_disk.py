@@ -85,7 +85,9 @@ def test_a_full_disk_ends_a_sweep_at_once(tmp_path, capsys):
     del command[command.index("--batch-size") : command.index("--batch-size") + 2]
     with faults.at_step(tmp_path, 30, faults.disk_full):
         assert cli.main([*command, "--data-dir", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.count("epoch 1/2") == 1
+    said = capsys.readouterr().err
+    assert said.count("epoch 1/2") == 1
+    assert said.splitlines()[-1].count("No space left on device") == 1
     assert cli.main([*command, "--data-dir", str(tmp_path)]) == 0
     assert len(load(tmp_path)) == 6
 

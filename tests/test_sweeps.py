@@ -14,7 +14,7 @@ import pytest
 from kills import Run, workers
 from test_storage import wait_until
 
-from batchscale import progress, storage, sweeps
+from batchscale import progress, storage, sweeps, training
 from batchscale.experiment import Experiment, UserError, study
 from batchscale.records import Keeper, load, read_csv
 from batchscale.training import Training
@@ -137,6 +137,26 @@ def assert_goes_on(folder, whole) -> None:
     sweeps.run(experiments, data_dir=folder)
     assert_same_records(folder, whole)
     assert not list(folder.glob("*.ckpt*"))
+
+
+@pytest.mark.parametrize(("save_seconds", "saves"), [(0, 9), (1e9, 0)])
+def test_a_long_epoch_is_saved_in_the_middle(tmp_path, monkeypatch, save_seconds, saves):
+    """Killed before its tenth update, the first epoch goes on after the ninth, or begins again."""
+    monkeypatch.setattr(training, "PULSE_SECONDS", 0)
+    update = Training._update
+
+    def update_or_die(run, indices):
+        if run.updates == 9:
+            raise SystemExit
+        update(run, indices)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_update", update_or_die)
+        with pytest.raises(SystemExit):
+            sweeps.run(tiny([16]), data_dir=tmp_path, save_seconds=save_seconds)
+    resumed = counted_updates(monkeypatch)
+    sweeps.run(tiny([16]), data_dir=tmp_path)
+    assert resumed == [*range(saves, 32)]
 
 
 @needs_proc

@@ -184,7 +184,6 @@ def test_recorded_runs_are_shown_without_images(tmp_path):
 @pytest.mark.parametrize(
     ("name", "wrong", "message"),
     [
-        (notebooks.TRAINING[0], {"batch_sizes": [2.5]}, "batch_size is 2.5; it must be a whole number of at least 1"),
         (notebooks.TRAINING[1], {"batch_sizes": [300]}, "batch_size is 300 but digits has 256 training images here"),
         (notebooks.RESULTS, {"data_dir": "{}/nothing"}, "holds no CSV; run one of the training notebooks first"),
         (notebooks.RESULTS, {}, "baseline.csv, line 2: accuracy is '62.1', which is not in 0-1; restore the file"),

@@ -65,7 +65,8 @@ def test_only_what_is_missing(tmp_path):
 def test_workers_record_the_same(tmp_path):
     experiments = tiny(seeds=[0, 1])
     sweeps.run(experiments, data_dir=tmp_path / "one")
-    sweeps.run(experiments, data_dir=tmp_path / "two", workers=2)
+    # Told to leave what others train: a worker of the same sweep is no other.
+    sweeps.run(experiments, data_dir=tmp_path / "two", workers=2, when_locked="leave")
     assert_same_records(tmp_path / "one", tmp_path / "two")
     assert not [path for path in (tmp_path / "two").iterdir() if path.name.startswith(".")]
 
@@ -160,13 +161,21 @@ def test_a_long_epoch_is_saved_in_the_middle(tmp_path, monkeypatch, save_seconds
 
 
 @needs_proc
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
-@pytest.mark.parametrize("to_all", [True, False], ids=["as a terminal does", "the process alone"])
-@pytest.mark.parametrize("flags", [[], ["--workers", "2"]], ids=["", "workers"])
-def test_stopped_and_started_again(tmp_path, whole, number, to_all, flags):
+@pytest.mark.parametrize(
+    ("number", "send", "flags"),
+    [
+        (signal.SIGINT, os.killpg, []),  # as a terminal does: to all of them
+        (signal.SIGTERM, os.kill, []),  # as kill does: to the one that was started
+        (signal.SIGINT, os.killpg, ["--workers", "2"]),
+        (signal.SIGTERM, os.kill, ["--workers", "2"]),
+        (signal.SIGTERM, os.killpg, ["--workers", "2"]),  # as a cluster does
+    ],
+    ids=["ctrl-c", "terminate", "ctrl-c with workers", "terminate the parent", "terminate all"],
+)
+def test_stopped_and_started_again(tmp_path, whole, number, send, flags):
     folder = tmp_path / "stopped"
     run = started(folder, *flags)
-    (os.killpg if to_all else os.kill)(run.process.pid, number)
+    send(run.process.pid, number)
     assert run.ended(timeout=60) == 128 + number
     assert run.said().splitlines()[-1] == "stopped; everything is saved: start again to go on"
     assert "Traceback" not in run.said()
@@ -174,7 +183,7 @@ def test_stopped_and_started_again(tmp_path, whole, number, to_all, flags):
 
 
 @needs_proc
-@pytest.mark.parametrize("delay", [0.2, 0.8, 1.6, 2.4])
+@pytest.mark.parametrize("delay", [0.3, 1, 2])
 def test_ctrl_c_while_workers_start(tmp_path, delay):
     """They import for seconds, and a Ctrl-C reaches them as well."""
     run = Run([*SWEEP, "--data-dir", str(tmp_path / "data"), "--workers", "2"], tmp_path / "log")

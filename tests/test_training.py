@@ -334,7 +334,7 @@ def test_a_network_that_fails_is_named_with_the_place(digits):
         next(run.records())
     assert re.fullmatch(
         r"model networks:fails_in_training failed in training, after update 0: "
-        r"ValueError: too much of a good thing \(\S+networks\.py:\d+\)",
+        r"ValueError: too much of a good thing \(.+networks\.py:\d+\)",
         str(failed.value),
     )
 

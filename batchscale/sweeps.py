@@ -204,11 +204,14 @@ class _Stop:
 
 @contextlib.contextmanager
 def _signals(*numbers: int, parent: Connection | None = None) -> Iterator[_Stop]:
-    """Turn these signals into a request to stop after the current update; a second one interrupts at once."""
+    """Turn these signals into a request to stop after the current update; a second one interrupts at once.
+
+    A worker, which has a `parent`, is interrupted by nobody else.
+    """
     stop = _Stop(parent)
 
     def request(number, frame):
-        if stop.signal is not None:
+        if stop.signal is not None and parent is None:
             raise KeyboardInterrupt
         stop.signal = number
         # Nothing more than that: a handler may run in the middle of anything. An update of a large minibatch may take
@@ -370,23 +373,28 @@ def _work_in_processes(
             theirs.close()  # so that the end of the worker is the end of the file
             processes[ours] = process
     failures, running, told = [], set(processes), False
-    while running:
-        if stop.is_set() and not told:
-            told = True
-            for connection in running:
-                with contextlib.suppress(OSError):
-                    connection.send("stop")
-        for connection in wait(running, timeout=0.1):
-            try:
-                what, *content = connection.recv()
-            except (EOFError, OSError):  # it ended, possibly in the middle of a message
-                running.remove(connection)
-                processes[connection].join()
-                continue
-            if what == "failures":
-                failures += content[0]
-            else:
-                report(what, *content)
+    try:
+        while running:
+            if stop.is_set() and not told:
+                told = True
+                for connection in running:
+                    with contextlib.suppress(OSError):
+                        connection.send("stop")
+            for connection in wait(running, timeout=0.1):
+                try:
+                    what, *content = connection.recv()
+                except (EOFError, OSError):  # it ended, possibly in the middle of a message
+                    running.remove(connection)
+                    processes[connection].join()
+                    continue
+                if what == "failures":
+                    failures += content[0]
+                else:
+                    report(what, *content)
+    except KeyboardInterrupt:  # a second one does not wait for a long update
+        for process in processes.values():
+            process.kill()
+        raise
     lost = [process.exitcode for process in processes.values() if process.exitcode]
     if lost:
         failures.append(f"{len(lost)} of {workers} workers ended with exit code {lost[0]}; start again to go on")

@@ -39,7 +39,8 @@ class Run:
 
     def __init__(self, arguments: list[str], log: Path, step: int = 0, action: Callable[[], None] | None = None):
         self.log, self.started = log, time.time_ns()
-        self.data_dir = Path(arguments[arguments.index("--data-dir") + 1])
+        where = "--out" if arguments[0] == "study" else "--data-dir"
+        self.data_dir = Path(arguments[arguments.index(where) + 1])
         self.process = _context.Process(target=_main, args=(arguments, self.data_dir, log, step, action))
         self.process.start()
 

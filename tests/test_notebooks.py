@@ -1,15 +1,20 @@
 """The notebooks as users run them: unchanged, with other parameters, from anywhere."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 from conftest import PROJECT
+from kills import Run
+from test_storage import wait_until
 
 from batchscale import cli, notebooks
 from batchscale.experiment import LARGE_BATCH_SIZES, MODES, SMALL_BATCH_SIZES, Experiment
@@ -132,6 +137,24 @@ def test_the_study_on_digits_and_once_more(tmp_path, capfd):
     assert "complete" not in capfd.readouterr().out
     assert "baseline_small" in text(nbformat.read(out / f"{notebooks.RESULTS}.ipynb", as_version=4))
     pd.testing.assert_frame_equal(load(out), table)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows cannot interrupt a process")
+@pytest.mark.parametrize(("number", "send"), [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)])
+def test_a_study_that_is_stopped_saves_and_leaves_no_process(tmp_path, number, send):
+    """The kernel is in a group of its own, and its workers are its children."""
+    flags = ["--dataset", "digits", "--width", "0.1", "--small", "2", "4", "--epochs", "9", "--workers", "2"]
+    study = Run(["study", "--out", str(tmp_path / "out"), *flags], tmp_path / "log")
+    wait_until(lambda: list((tmp_path / "out").glob("*.csv")) or not study.process.is_alive(), seconds=60)
+    processes = psutil.Process(study.process.pid).children(recursive=True)
+    assert len(processes) >= 3
+    send(study.process.pid, number)
+    assert study.ended() == 128 + number
+    assert study.said().splitlines()[-1] == "stopped; everything is saved: start again to go on"
+    assert "Traceback" not in study.said()
+    assert psutil.wait_procs(processes, timeout=20)[1] == []
+    assert list((tmp_path / "out").glob("*.ckpt"))
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_from_a_folder_with_a_space_and_another_working_directory(tmp_path):

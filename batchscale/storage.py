@@ -2,7 +2,8 @@
 
 write_whole(path, content)              # the old content or the new one, whenever the machine stops
 with lock(path, "process 7"): ...       # Busy, naming the holder, while another process is in there
-copies = Copies(drive)                  # copies.request(files) returns at once; copies.finish() waits for a while
+with Copies(drive, print) as copies:    # copies.request(files) returns at once; the end waits for a while
+    ...
 """
 
 import contextlib
@@ -173,7 +174,7 @@ def scratch_of(data_dir: Path, scratch_dir: Path | None) -> Path | None:
 
 
 class Copies:
-    """Copies files to another folder, which may be slow or vanish, in a thread of its own.
+    """Copies files to another folder, which may be slow or vanish, in a thread of its own; a context that it ends with.
 
     The caller is never kept waiting and never fails. What could not be copied is tried again with the next request.
 
@@ -188,7 +189,7 @@ class Copies:
         self._failed: dict[Sequence[Path], bool] = {}
         self._error: str | None = None  # why the last copy failed
         self._told = False
-        self._working = False
+        self._working = self._closed = False
         self._changed = threading.Condition()
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -210,6 +211,9 @@ class Copies:
     def __exit__(self, error, *_) -> None:
         if error is None:
             self.finish()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def finish(self, seconds: float = COPY_SECONDS) -> None:
         """Wait until everything is copied, but no longer than that; what is not copied is named and stays here."""
@@ -240,7 +244,9 @@ class Copies:
             with self._changed:
                 self._working = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._waiting)
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if not self._waiting:
+                    return
                 files = next(iter(self._waiting))
                 move = self._waiting.pop(files)
                 self._working = True

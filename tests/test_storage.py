@@ -1,5 +1,6 @@
 """Files are written whole or not at all; a lock has one holder and a name; copies never keep the training waiting."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -129,10 +130,17 @@ def folders(tmp_path):
     return here, there
 
 
-def test_copies_follow(folders):
+@pytest.fixture
+def copying():
+    """Makes `Copies` whose threads end with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda folder, notice: stack.enter_context(Copies(folder, notice))
+
+
+def test_copies_follow(folders, copying):
     here, there = folders
     said = []
-    copies = Copies(there, said.append)
+    copies = copying(there, said.append)
     files = (here / "a.csv", here / "a.ckpt")
     files[0].write_bytes(b"1")
     copies.request(files)
@@ -150,10 +158,10 @@ def test_copies_follow(folders):
     assert said == []
 
 
-def test_a_folder_that_vanishes_is_no_failure_and_is_caught_up_with(folders):
+def test_a_folder_that_vanishes_is_no_failure_and_is_caught_up_with(folders, copying):
     here, there = folders
     said = []
-    copies = Copies(there, said.append)
+    copies = copying(there, said.append)
     files, others = (here / "a.csv",), (here / "b.csv",)
     files[0].write_bytes(b"a")
     others[0].write_bytes(b"b")
@@ -174,7 +182,7 @@ def test_a_folder_that_vanishes_is_no_failure_and_is_caught_up_with(folders):
     assert len(said) == 3  # the end of the first part, the failure, its end
 
 
-def test_a_slow_folder_delays_nobody(folders, monkeypatch):
+def test_a_slow_folder_delays_nobody(folders, copying, monkeypatch):
     here, there = folders
     said, written, release = [], [], threading.Event()
 
@@ -183,7 +191,7 @@ def test_a_slow_folder_delays_nobody(folders, monkeypatch):
         written.append(content)
 
     monkeypatch.setattr(storage, "write_whole", slow)
-    copies = Copies(there, said.append)
+    copies = copying(there, said.append)
     started = time.monotonic()
     for number in range(50):
         (here / "a.csv").write_bytes(b"%d" % number)
@@ -195,6 +203,14 @@ def test_a_slow_folder_delays_nobody(folders, monkeypatch):
     copies.finish()
     assert len(written) <= 2  # those that had not begun are one
     assert written[-1] == b"49"
+
+
+def test_the_thread_ends_with_the_context(folders):
+    before = threading.active_count()
+    with Copies(folders[1], print) as copies:
+        copies.request(())
+        assert threading.active_count() == before + 1
+    wait_until(lambda: threading.active_count() == before)
 
 
 def test_scratch_of_google_drive(monkeypatch, tmp_path):

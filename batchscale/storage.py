@@ -191,7 +191,7 @@ class Copies:
         self._told = False
         self._working = self._closed = False
         self._changed = threading.Condition()
-        threading.Thread(target=self._run, daemon=True).start()
+        threading.Thread(target=self._run, name=f"copies to {folder}", daemon=True).start()
 
     def request(self, files: Sequence[Path], *, move: bool = False) -> None:
         """Copy these files of a run, as they are when their turn comes; one that is missing here is passed over.

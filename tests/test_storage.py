@@ -206,11 +206,12 @@ def test_a_slow_folder_delays_nobody(folders, copying, monkeypatch):
 
 
 def test_the_thread_ends_with_the_context(folders):
-    before = threading.active_count()
-    with Copies(folders[1], print) as copies:
-        copies.request(())
-        assert threading.active_count() == before + 1
-    wait_until(lambda: threading.active_count() == before)
+    def threads() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if str(folders[1]) in thread.name]
+
+    with Copies(folders[1], print):
+        assert len(threads()) == 1
+    wait_until(lambda: not threads())
 
 
 def test_scratch_of_google_drive(monkeypatch, tmp_path):

@@ -91,9 +91,10 @@ class Keeper:
         if self.status == "new" and self.rows:
             self._accept_without_sidecar()
         self.trained = self.status == "diverged" or len(self.rows) >= self.experiment.epochs
-        # Killed after the last row and before the status, or before the checkpoint was removed.
+        # Killed after the last row and before the status, or before the checkpoints were removed.
         unclosed = self.status == "running" and len(self.rows) >= planned_epochs
-        left_over = self.status in ("complete", "diverged") and (self.checkpoint.exists() or self.previous.exists())
+        closed = self._content.get("status") in ("complete", "diverged")
+        left_over = closed and (self.checkpoint.exists() or self.previous.exists())
         self.finished = self.trained and not (unclosed or left_over)
 
     def resume(self) -> dict | None:

@@ -404,6 +404,7 @@ def test_csv_without_sidecar(tmp_path):
     """A result whose sidecar was not copied along stands; going on with it is refused."""
     keep(tmp_path, [row(1), row(2)], epochs=2)
     (tmp_path / "baseline_small_bs8_seed0.json").unlink()
+    (tmp_path / "baseline_small_bs8_seed0.ckpt").write_bytes(b"left over")
     assert Keeper(experiment(epochs=2), tmp_path).finished
     with pytest.raises(UserError, match="2 of 3 epochs and no sidecar"):
         Keeper(experiment(), tmp_path)

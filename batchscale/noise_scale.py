@@ -31,7 +31,7 @@ BLOCKS = 10  # of micro-batches, whose summed gradients are kept for the standar
 
 @dataclass(frozen=True)
 class Estimate:
-    """Gradient noise scale at frozen weights, and what it was computed from.
+    """Gradient noise scale at frozen weights, and what it was computed from. To average several, average 𝒢² and 𝒮.
 
     Attributes:
         squared_gradient_norm: 𝒢², unbiased for |G|²; by chance zero or negative where the noise hides the gradient.
@@ -103,8 +103,9 @@ def estimate(
     The standard error is the delta method's, Var(B) = Var(𝒮 − B·𝒢²)/𝒢⁴ with B = 𝒮/𝒢², and the variance a jackknife's
     that leaves out one block at a time. It divides by no 𝒢² of a part, which may be near zero. It assumes that the
     micro-batches are independent. It has itself a relative error of about 1/√(2(K − 1)), and is too large, by up to
-    √2, where noise swamps the gradient (B ≫ B_b). Where it exceeds about B/3 an interval around B is no longer
-    symmetric: large values are more likely than it says.
+    √2, where noise swamps the gradient (B ≫ B_b). Where it exceeds about B/3 an interval around B is not symmetric, and
+    where some of a series of measurements are NaN the others are too small: by chance 𝒢² came out large. Then average
+    𝒢² and 𝒮 of the series, and divide.
 
     Args:
         squared_norms: (K,), sum of |g_j|² over each block.
@@ -161,9 +162,10 @@ def measure(
     """Gradient noise scale of a network at its present weights, which nothing here changes.
 
     G and Σ are those of the gradient that an update would use: the network is in train mode, with dropout, whose masks
-    are noise of a minibatch like its choice of images, and with batch norm on the statistics of each micro-batch (in
-    eval mode these would be constants, which is the gradient of another network). An image's gradient thereby depends a
-    little on its micro-batch, and 𝒢² and 𝒮 on B_s, most where B_s is small; the formulas assume that it does not.
+    are noise of a minibatch like its choice of images, and with batch norm on the statistics of each micro-batch. In
+    eval mode these would be constants, which is the gradient of another network (LOG.md: a third of the noise scale).
+    An image's gradient thereby depends a little on its micro-batch, and 𝒢² and 𝒮 on B_s, most where B_s is small; the
+    formulas assume that it does not.
 
     The images are drawn without replacement. 𝒮 is unbiased all the same, for the covariance over the n training images
     with divisor n − 1. 𝒢² is unbiased for the distribution that the training images are drawn from; for the gradient

@@ -9,7 +9,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, grad, vmap
@@ -69,6 +69,7 @@ def test_by_hand():
     assert (found.small_batch_size, found.big_batch_size) == (2, 6)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     squared_gradient_norm=st.floats(-10, 1e3),
     trace_covariance=st.floats(0, 1e3),
@@ -163,18 +164,21 @@ def test_gradients_that_hide_each_other_are_not_measurable():
     assert math.isnan(found.standard_error)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 1e200])
-def test_gradients_that_are_not_finite_are_not_measurable(value):
-    with np.errstate(all="ignore"):
-        found = estimate([value**2 if value < 1e100 else math.inf, 1, 1], np.full((3, 3), value), [1, 1, 1],
-                         micro_batch_size=1)  # fmt: skip
+@pytest.mark.parametrize(("square", "product"), [(math.nan, math.nan), (math.inf, math.inf), (math.inf, -math.inf)])
+def test_gradients_that_are_not_finite_are_not_measurable(square, product):
+    """And no warning comes, which here would be an error."""
+    inner_products = [[square, product, 1], [product, 1, 1], [1, 1, 1]]
+    found = estimate([square, 1, 1], inner_products, [1, 1, 1], micro_batch_size=1)
     assert math.isnan(found.noise_scale)
     assert math.isnan(found.standard_error)
 
 
-def test_no_noise():
-    found = of_gradients([[0.1, 0.7]] * 7, micro_batch_size=3)
-    assert found.squared_gradient_norm == pytest.approx(0.5, rel=1e-14)
+@pytest.mark.parametrize("seed", range(20))
+def test_no_noise(seed):
+    """Rounding, which would take 𝒮 below zero for one seed in four, does not make a noise scale negative."""
+    gradient = np.random.default_rng(seed).normal(size=3)
+    found = of_gradients([gradient] * 7, micro_batch_size=3)
+    assert found.squared_gradient_norm == pytest.approx(np.square(gradient).sum(), rel=1e-12)
     assert 0 <= found.noise_scale < 1e-12
     assert 0 <= found.standard_error < 1e-12
 
@@ -191,6 +195,7 @@ gradient_lists = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rn
 )  # fmt: skip
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     gradients=gradient_lists, micro_batch_size=st.integers(1, 9), factor=st.floats(0.01, 100), seed=st.integers(0, 9)
 )
@@ -216,6 +221,7 @@ def test_properties(gradients, micro_batch_size, factor, seed):
         assert double.standard_error == pytest.approx(2 * found.standard_error, rel=1e-9)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(gradients=gradient_lists, micro_batch_size=st.integers(1, 9), blocks=st.integers(2, 12))
 def test_standard_error_is_the_delta_methods_with_a_plain_jackknife(gradients, micro_batch_size, blocks):
     blocks = min(blocks, len(gradients))

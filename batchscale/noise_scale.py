@@ -36,7 +36,7 @@ class Estimate:
     Attributes:
         squared_gradient_norm: 𝒢², unbiased for |G|²; by chance zero or negative where the noise hides the gradient.
         trace_covariance: 𝒮, unbiased for tr(Σ), Σ the covariance of one image's gradient.
-        standard_error: of `noise_scale`, in images; NaN where that is.
+        standard_error: of `noise_scale`, in images; NaN where that is, and with two micro-batches.
         small_batch_size, big_batch_size: B_s and B_b, in images.
     """
 
@@ -49,7 +49,7 @@ class Estimate:
     @property
     def is_measurable(self) -> bool:
         """Whether 𝒢² is above zero (and everything finite), so that 𝒮/𝒢² means something."""
-        return self.squared_gradient_norm > 0 and math.isfinite(self.trace_covariance)
+        return 0 < self.squared_gradient_norm < math.inf and math.isfinite(self.trace_covariance)
 
     @property
     def noise_scale(self) -> float:
@@ -61,7 +61,7 @@ def two_batch_estimates(small_squared_norm, big_squared_norm, *, small_batch_siz
     """𝒢² and 𝒮, unbiased for |G|² and tr(Σ), from squared gradient norms at two batch sizes.
 
     The gradient G_B of a mean loss over B independent images has E|G_B|² = |G|² + tr(Σ)/B. Two batch sizes B_s < B_b
-    give two equations (McCandlish et al. 2018, equation A.2):
+    give two equations (McCandlish et al. 2018, appendix A.1):
 
         𝒢² = (B_b·|G_b|² − B_s·|G_s|²) / (B_b − B_s),    𝒮 = (|G_s|² − |G_b|²) / (1/B_s − 1/B_b)
 

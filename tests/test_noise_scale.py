@@ -156,6 +156,12 @@ def test_not_measurable(value):
     assert math.isnan(Estimate(value, 8.0 if value <= 0 else value, math.nan, 1, 2).noise_scale)
 
 
+def test_gradients_that_overflow_once_they_are_summed_are_not_measurable():
+    """|Σg|² grows with M² and overflows before Σ|g|² does: 𝒢² is infinite, 𝒮 is not."""
+    assert math.isnan(estimate([1.0, 1.0, 1.0], np.full((3, 3), math.inf), [1, 1, 1], micro_batch_size=1).noise_scale)
+    assert not Estimate(math.inf, 0.0, math.nan, 1, 2).is_measurable
+
+
 def test_gradients_that_hide_each_other_are_not_measurable():
     found = of_gradients([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], micro_batch_size=5)
     assert found.squared_gradient_norm == pytest.approx(-1 / 3, rel=1e-14)
@@ -164,7 +170,9 @@ def test_gradients_that_hide_each_other_are_not_measurable():
     assert math.isnan(found.standard_error)
 
 
-@pytest.mark.parametrize(("square", "product"), [(math.nan, math.nan), (math.inf, math.inf), (math.inf, -math.inf)])
+@pytest.mark.parametrize(
+    ("square", "product"), [(math.nan, math.nan), (math.inf, math.inf), (math.inf, -math.inf), (1, math.inf)]
+)
 def test_gradients_that_are_not_finite_are_not_measurable(square, product):
     """And no warning comes, which here would be an error."""
     inner_products = [[square, product, 1], [product, 1, 1], [1, 1, 1]]

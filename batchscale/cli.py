@@ -4,6 +4,7 @@
     python -m batchscale train --name gradual_warmup_scaled_lr --batch-size 1024 --data-root datasets
     python -m batchscale sweep --small 8 32 --large 128 512 1024 --seeds 0 1 2 --workers 2
     python -m batchscale study --out runs/digits --dataset digits --width 0.25 --small 8 32 --large 128 256
+    python -m batchscale analyse runs/digits --json
 
 What is recorded already is not trained again; what was interrupted goes on where it was.
 """
@@ -135,10 +136,51 @@ class Study:
         notebooks.execute(out, given, small=small, large=large)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Analyse:
+    """Say what the records of a folder show: threshold, breaking points, critical batch sizes, effects."""
+
+    data_dir: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
+    """folder of the records"""
+    json: bool = False
+    """one JSON object in place of text, with the same numbers and more"""
+    tolerance: float = 0.01
+    """loss of accuracy, in 0-1, that still counts as keeping it"""
+    threshold: Literal["best", "mean"] = "best"
+    """of the small batch sizes: the best one's accuracy, or the mean of all"""
+    target: float | None = None
+    """accuracy, in 0-1, for updates and time to target; None: the threshold"""
+
+    def __call__(self) -> None:
+        if not 0 <= self.tolerance < 1:
+            raise UserError(f"tolerance is {self.tolerance}; it must be a fraction, from 0 to below 1")
+        if self.target is not None and not 0 < self.target <= 1:
+            raise UserError(f"target is {self.target}; it must be a fraction, above 0 and at most 1")
+        if not Path(self.data_dir).expanduser().is_dir():
+            raise UserError(f"there is no folder {self.data_dir}; name the one that holds the CSVs")
+        import json
+        import shutil
+
+        from batchscale import findings, records
+
+        result = findings.analyse(
+            records.load(self.data_dir),
+            tolerance=self.tolerance,
+            target=self.target,
+            of=self.threshold,
+            diverged=records.diverged(self.data_dir),
+        )
+        if self.json:
+            print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
+        else:
+            print(findings.text(result, width=min(shutil.get_terminal_size().columns, 100)))
+
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Study, tyro.conf.subcommand("study")]
+    | Annotated[Analyse, tyro.conf.subcommand("analyse")]
 )
 
 
@@ -156,7 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: list[str]) -> Train | Sweep | Study:
+def _parse(arguments: list[str]) -> Train | Sweep | Study | Analyse:
     # tyro explains a wrong flag in a box of several lines; here, as everywhere, an error is one line.
     message = io.StringIO()
     try:

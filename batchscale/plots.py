@@ -3,11 +3,14 @@
     figure, ax = plt.subplots()
     against_batch_size(ax, over_seeds(final(records), "accuracy"), "accuracy")
     threshold_line(ax, threshold(records))
+    label_lines(ax)
 
-One colour a mode throughout, from a palette that colour-blind readers can tell apart (Okabe & Ito 2008); batch sizes on
-a log₂ axis; in figures of one mode, batch sizes from light to dark.
+One colour a mode throughout, from a palette that colour-blind readers can tell apart (Okabe & Ito 2008), and one
+marker; batch sizes on a log₂ axis; in figures of one mode, batch sizes from light to dark. Axes with nothing to show
+say so.
 """
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,10 +18,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from batchscale.analysis import Threshold
+from batchscale.critical_batch_size import steps_to_target
 from batchscale.experiment import MODES
 
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -29,13 +34,21 @@ _MODE_LABELS = {
     "scaled_lr": "linearly scaled rate",
     "gradual_warmup_scaled_lr": "scaled rate, gradual warm-up",
 }
+_CURRENCY_MARKERS = {"accuracy": "o", "updates": "s", "time": "^"}
 COLUMN_LABELS = {
     "accuracy": "test accuracy",
+    "updates": "updates to target",
+    "time_to_target": "training time to target (s)",
     "generalization_error": "generalization error\n(train − test accuracy)",
     "running_time": "running time (s)",
     "learning_rate": "learning rate",
 }
-LOGARITHMIC = ("running_time", "learning_rate")  # columns whose values span powers of ten over the batch sizes
+LOGARITHMIC = (
+    "running_time",
+    "learning_rate",
+    "updates",
+    "time_to_target",
+)  # columns whose values span powers of ten over the batch sizes
 
 
 def mode_label(experiment: str) -> str:
@@ -62,6 +75,8 @@ def against_batch_size(ax: Axes, table: pd.DataFrame, column: str) -> None:
     `table` is that of `analysis.over_seeds`: experiment, batch_size, mean, low, high.
     """
     names = in_order(table["experiment"])
+    if not names:
+        _nothing(ax, "no finished runs")
     for name in names:
         mode = table[table["experiment"] == name].sort_values("batch_size")
         style = mode_style(name, names)
@@ -78,6 +93,8 @@ def against_epoch(ax: Axes, table: pd.DataFrame, column: str, batch_sizes: Seque
     share them.
     """
     sizes = sorted(set(table["batch_size"]) if batch_sizes is None else set(batch_sizes))
+    if table.empty:
+        _nothing(ax, "no runs")
     shades = dict(zip(sizes, plt.get_cmap("viridis_r")(np.linspace(0.2, 1, len(sizes))), strict=True))
     for size, run in table.groupby("batch_size"):
         run = run.sort_values("epoch")
@@ -89,11 +106,266 @@ def against_epoch(ax: Axes, table: pd.DataFrame, column: str, batch_sizes: Seque
     _value_axis(ax, column)
 
 
+def batch_size_legend(ax: Axes) -> None:
+    """Name the lines of `against_epoch` beside the axes, the largest batch size on top; nothing without lines."""
+    handles, labels = ax.get_legend_handles_labels()
+    named = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label.startswith("B = ")]
+    if named:
+        ax.legend(
+            *zip(*named[::-1], strict=True), fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False
+        )
+
+
 def threshold_line(ax: Axes, threshold: Threshold | None) -> None:
     """The accuracy to keep, as a dashed line with its value in the legend's label; nothing where it is not known."""
     if threshold is not None:
-        label = f"threshold {threshold.accuracy:.3f} (B = {threshold.from_batch_size} less {threshold.tolerance:g})"
+        size = threshold.from_batch_size
+        source = "mean of small B" if size is None else f"B = {size}"
+        label = f"threshold {threshold.accuracy:.3f} ({source} less {threshold.tolerance:g})"
         ax.axhline(threshold.accuracy, color="0.4", linestyle="--", linewidth=1, zorder=0, label=label)
+
+
+def label_lines(ax: Axes) -> None:
+    """Name the lines directly, if those that end on the right are far enough apart there, or else in a legend.
+
+    A line that ends earlier is named above it (the value axis must be linear). Keys (the threshold, and lines without
+    points) are always in a legend. Call it last: where the ends are depends on the limits of the axes.
+    """
+    lines = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
+    named = [line for line in lines if line.get_transform() == ax.transData and len(line.get_xdata())]
+    right = max((max(line.get_xdata()) for line in named), default=0)
+    ending = [line for line in named if max(line.get_xdata()) == right]
+    heights = sorted(ax.transData.transform((1, line.get_ydata()[-1]))[1] for line in ending)
+    if min(np.diff(heights), default=np.inf) < 11 * ax.figure.dpi / 72:  # a line of text of 8 points
+        ax.legend(handles=lines, fontsize=8)
+        return
+    for line in named:
+        x, y = line.get_xydata().T
+        at = {"text": line.get_label(), "fontsize": 8, "color": line.get_color(), "textcoords": "offset points"}
+        if line in ending:
+            ax.annotate(xy=(1, y[-1]), xytext=(4, 0), xycoords=("axes fraction", "data"), va="center", **at)
+        else:
+            ax.annotate(xy=(x[0], y.max()), xytext=(-3, 6), **at)
+            ax.set_ylim(top=max(ax.get_ylim()[1], y.max() + 0.1 * np.diff(ax.get_ylim())[0]))
+    if len(lines) > len(named):
+        ax.legend(handles=[line for line in lines if line not in named], fontsize=8)
+
+
+def to_target(ax: Axes, runs: pd.DataFrame, means: pd.DataFrame, column: str) -> None:
+    """Updates or running time to the target against batch size: a marker a run, a line through the seeds' means.
+
+    A run that never reached the target is an open triangle that points up, at what it made without reaching it: its
+    value lies somewhere above. One that diverged is a cross.
+
+    Args:
+        runs: of `analysis.to_target`; rows of several modes.
+        means: of `analysis.means_to_target`.
+        column: "updates" or "running_time".
+    """
+    trained = {"updates": "updates_trained", "running_time": "time_trained"}[column]
+    values = runs[column].fillna(runs[trained])
+    runs = runs.assign(value=values)[values > 0]
+    names = in_order(runs["experiment"])
+    if not names:
+        _nothing(ax, "not recorded" if len(values) else "no runs")
+    for place, name in enumerate(names):
+        mode = runs[runs["experiment"] == name]
+        style = mode_style(name, names)
+        aside = mode["batch_size"] * 2 ** (0.12 * (place - (len(names) - 1) / 2))  # or else they would hide each other
+        censored = mode["censored"] == "right"
+        line = means[means["experiment"] == name].dropna(subset=column)
+        ax.plot(line["batch_size"], line[column], label=mode_label(name), markersize=5, **style)
+        ax.scatter(aside[~censored], mode.loc[~censored, "value"], s=8, color=style["color"], alpha=0.5, linewidths=0)
+        for diverged, marker in ((False, "^"), (True, "x")):
+            missed = censored & (mode["diverged"] == diverged)
+            face = {"color": style["color"]} if diverged else {"facecolors": "none", "edgecolors": style["color"]}
+            ax.scatter(aside[missed], mode.loc[missed, "value"], s=28, marker=marker, **face)
+    right, diverged = runs["censored"] == "right", runs["diverged"]
+    if (right & ~diverged).any():
+        _key(ax, "target not reached: at least this", marker="^", linestyle="none", markerfacecolor="none")
+    if (right & diverged).any():
+        _key(ax, "diverged here", marker="x", linestyle="none")
+    _log2_axis(ax, runs["batch_size"])
+    _value_axis(ax, "time_to_target" if column == "running_time" else column)
+
+
+def critical_batch_size(ax: Axes, name: str, fit: dict, experiments: Iterable[str] = ()) -> None:
+    """The fitted curve S(B) of a mode, dashed, over `to_target`; on it B_crit, with its interval as a bar.
+
+    `fit` is a mode's `critical_batch_size` in the result of `findings.analyse`. Nothing where B_crit is not determined,
+    or where the records have no updates.
+    """
+    if fit["estimate"] is None or fit["steps_min"] is None:
+        return
+    colour = mode_style(name, experiments)["color"]
+    low, high = ax.get_xlim()
+    sizes = np.geomspace(low, high, 100)
+    ax.plot(sizes, steps_to_target(sizes, fit["steps_min"], fit["estimate"]), "--", color=colour, linewidth=1)
+    at = steps_to_target(fit["estimate"], fit["steps_min"], fit["estimate"])
+    ax.hlines(at, fit["low"], fit["high"], color=colour, alpha=0.3, linewidth=7)
+    ax.plot(fit["estimate"], at, "|", color=colour, markersize=12, markeredgewidth=2)
+    ax.set_xlim(low, high)
+    if "fit S(B), with the critical batch size" not in ax.get_legend_handles_labels()[1]:
+        _key(ax, "fit S(B), with the critical batch size", marker="|", linestyle="--", markersize=10)
+
+
+def effects(ax: Axes, effects: Sequence[dict]) -> None:
+    """What scaling and warm-up add to the accuracy, in points, against batch size, with intervals as bands.
+
+    `effects` are those of `findings.analyse`; each has the colour of the mode that has it.
+    """
+    drawn = []
+    for effect in effects:
+        rows = [row for row in effect["batch_sizes"] if row["difference"] is not None]
+        sizes = [row["batch_size"] for row in rows]
+        style = mode_style(effect["of"])
+        if rows:
+            label = f"{effect['effect']}: {mode_label(effect['of'])}\nless {mode_label(effect['over'])}"
+            ax.plot(sizes, [100 * row["difference"] for row in rows], label=label, markersize=5, **style)
+            low, high = ([100 * row[bound] for row in rows] for bound in ("low", "high"))
+            ax.fill_between(sizes, low, high, color=style["color"], alpha=0.2, linewidth=0)
+            if len(rows) == 1:
+                ax.vlines(sizes, low, high, color=style["color"])
+        drawn += sizes
+    if drawn:
+        ax.axhline(0, color="0.4", linewidth=1, zorder=0)
+        ax.legend(fontsize=8)
+    else:
+        reasons = [(effect["effect"], effect["reason"] or effect["batch_sizes"][0]["reason"]) for effect in effects]
+        _nothing(ax, "\n".join(textwrap.fill(f"{effect}: {reason}", 60) for effect, reason in reasons))
+    _log2_axis(ax, drawn)
+    ax.set_ylabel("difference of test accuracy (points)")
+
+
+def breaking_points(ax: Axes, modes: dict[str, dict]) -> None:
+    """The breaking points of every mode in the three currencies, a row each, with intervals as bars.
+
+    `modes` are those of `findings.analyse`. An arrow shows an interval that goes below the smallest recorded batch
+    size; where there is no verdict, the row gives the reason.
+    """
+    names = list(modes)
+    rows = [(name, currency) for name in names for currency in _CURRENCY_MARKERS]
+    sizes = sorted({row["batch_size"] for mode in modes.values() for row in mode["batch_sizes"]})
+    if not sizes:
+        _nothing(ax, "no runs of large minibatches")
+        return
+    verdicts = [modes[name]["breaking_point"] for name in names]
+    bounds = [bound for verdict in verdicts for interval in verdict["intervals"].values() for bound in interval]
+    powers = _powers(sizes, [*bounds, *(verdict[currency] for verdict in verdicts for currency in _CURRENCY_MARKERS)])
+    _log2_axis(ax, powers)
+    left = powers[0] / 1.5
+    ax.set_xlim(left, powers[-1] * 1.5)
+    for place, (name, currency) in enumerate(rows):
+        breaking = modes[name]["breaking_point"]
+        size, (low, high) = breaking[currency], breaking["intervals"][currency]
+        colour = mode_style(name, names)["color"]
+        place = -(place + place // 3)  # a gap between modes
+        if high is not None:
+            ax.hlines(place, left if low is None else low, high, color=colour, alpha=0.3, linewidth=7)
+            if low is None:
+                ax.plot(left, place, marker="<", color=colour, markersize=6, clip_on=False)
+        if size is not None:
+            ax.plot(size, place, marker=_CURRENCY_MARKERS[currency], color=colour, markersize=7)
+        elif high is None:
+            reason = textwrap.fill(breaking["reasons"][currency], 72)
+            ax.annotate(reason, (left, place), (6, 0), textcoords="offset points", va="center", fontsize=7, color="0.3")
+    places = [-(place + place // 3) for place in range(len(rows))]
+    ax.set_yticks(places, [currency for _, currency in rows])
+    for number, name in enumerate(names):
+        ax.annotate(
+            mode_label(name),
+            (left, places[3 * number] + 0.75),
+            (6, 0),
+            textcoords="offset points",
+            fontsize=9,
+            color=mode_style(name, names)["color"],
+            va="center",
+        )
+    ax.set_ylim(min(places) - 0.7, 1.2)
+    ax.grid(axis="x", color="0.9")
+    ax.set_axisbelow(True)
+
+
+def noise_scales(ax: Axes, modes: dict[str, dict]) -> None:
+    """Fitted critical batch size (filled, interval as a bar) beside the gradient noise scale (open, range as a line).
+
+    `modes` are those of `findings.analyse`. The noise scale is the median of the runs' medians; its range is over all
+    epochs and runs.
+    """
+    names, values = list(modes), []
+    for place, name in enumerate(names):
+        fit, noise = modes[name]["critical_batch_size"], modes[name]["noise_scale"]
+        style = mode_style(name, names)
+        if fit["estimate"] is not None:
+            ax.hlines(-place + 0.13, fit["low"], fit["high"], color=style["color"], alpha=0.3, linewidth=7)
+            ax.plot(fit["estimate"], -place + 0.13, markersize=7, **style)
+            values += [fit["low"], fit["high"]]
+        if noise is not None:
+            ax.hlines(-place - 0.13, noise["low"], noise["high"], color=style["color"], linewidth=1)
+            ax.plot(noise["median"], -place - 0.13, markersize=7, markerfacecolor="white", **style)
+            values += [noise["low"], noise["high"]]
+        if fit["estimate"] is None:
+            ax.annotate(
+                f"B_crit not determined{'' if noise else ', noise scale not measured'}",
+                (0.02, -place + 0.13),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                fontsize=8,
+            )
+    if not values:
+        _nothing(ax, "neither a critical batch size is determined\nnor a noise scale measured")
+        return
+    ax.plot([], [], "o", color="0.3", label="critical batch size of the fit")
+    if any(mode["noise_scale"] for mode in modes.values()):
+        ax.plot([], [], "o", color="0.3", markerfacecolor="white", label="gradient noise scale")
+    ax.set_yticks([-place for place in range(len(names))], [mode_label(name) for name in names])
+    ax.set_ylim(-len(names) + 0.4, 0.6)
+    _log2_axis(ax, _powers(values))
+    ax.set_xlabel("images")
+    ax.legend(fontsize=8, loc="best")
+
+
+def frontier(ax: Axes, rows: Sequence[dict]) -> None:
+    """Final accuracy against running time, a marker a mode and batch size; those worth choosing are joined and named.
+
+    `rows` are the frontier of `findings.analyse`; the others, which another beats in both, are pale.
+    """
+    names = in_order(row["experiment"] for row in rows)
+    for name in names:
+        for dominated in (False, True):
+            points = [row for row in rows if row["experiment"] == name and row["dominated"] is dominated]
+            times, accuracies = ([row[column] for row in points] for column in ("running_time", "accuracy"))
+            style = mode_style(name, names) | {"linestyle": "none", "alpha": 0.3 if dominated else 1}
+            label = mode_label(name) if not dominated or all(row["dominated"] for row in points) else None
+            known = label in ax.get_legend_handles_labels()[1]
+            ax.plot(times, accuracies, label=None if known or not points else label, markersize=6, **style)
+    best = sorted((row for row in rows if not row["dominated"]), key=lambda row: row["running_time"])
+    if not best:
+        _nothing(ax, "no finished runs")
+    else:
+        ax.plot(*([row[c] for row in best] for c in ("running_time", "accuracy")), color="0.6", linewidth=1, zorder=0)
+    if names:
+        ax.legend(fontsize=8, title="number: batch size", title_fontsize=8)
+        ax.margins(x=0.12)
+    _value_axis(ax, "accuracy")
+    ax.set_xlabel(COLUMN_LABELS["running_time"])
+    if names:
+        ax.set_xscale("log")
+        _few_numbers(ax.xaxis, ax.get_xlim())
+    placed = []
+    for row in best[::-1]:  # the most accurate first: where two numbers would overlap, it keeps its own
+        place = ax.transData.transform((row["running_time"], row["accuracy"])) * 72 / ax.figure.dpi
+        if all(abs(place[0] - x) > 24 or abs(place[1] - y) > 9 for x, y in placed):
+            placed.append(place)
+            ax.annotate(
+                f"{row['batch_size']}",
+                (row["running_time"], row["accuracy"]),
+                (-6, 3),
+                textcoords="offset points",
+                ha="right",
+                fontsize=8,
+                color=mode_style(row["experiment"], names)["color"],
+            )
 
 
 def image_grid(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], columns: int = 10) -> Figure:
@@ -123,17 +395,39 @@ def _value_axis(ax: Axes, column: str) -> None:
     ax.set_ylabel(COLUMN_LABELS.get(column, column))
     if column in LOGARITHMIC:
         ax.set_yscale("log")
-        low, high = ax.get_ylim()
-        # Within a power of ten, 1-2-5 may leave a single number on the axis.
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 10 * low else MaxNLocator(5))
-        ax.yaxis.set_minor_locator(LogLocator(subs="auto") if high > 10 * low else NullLocator())
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        _few_numbers(ax.yaxis, ax.get_ylim())
+
+
+def _few_numbers(axis: Axis, limits: tuple[float, float]) -> None:
+    """Plain numbers on a logarithmic axis. Within a power of ten, 1-2-5 may leave a single one."""
+    wide = limits[1] > 10 * limits[0]
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5))
+    axis.set_minor_locator(LogLocator(subs="auto") if wide else NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _key(ax: Axes, label: str, **style) -> None:
+    """An entry of the legend that belongs to no single line."""
+    ax.plot([], [], label=label, color="0.4", linewidth=1, **style)
+
+
+def _nothing(ax: Axes, reason: str) -> None:
+    ax.set_yticks([])
+    ax.annotate(reason, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color="0.4", fontsize=9)
+
+
+def _powers(values: Iterable[float], more: Iterable[float | None] = ()) -> list[int]:
+    """The powers of two from just below the least to just above the greatest value."""
+    values = [value for value in (*values, *more) if value]
+    return [2**power for power in range(int(np.floor(np.log2(min(values)))), int(np.ceil(np.log2(max(values)))) + 1)]
 
 
 def _log2_axis(ax: Axes, batch_sizes: Iterable[int]) -> None:
     sizes = sorted(set(batch_sizes))
     ax.set_xscale("log", base=2)
+    if len(sizes) == 1:  # or else the axis would end at the next floats
+        ax.set_xlim(sizes[0] / 2, sizes[0] * 2)
     ax.xaxis.set_major_locator(FixedLocator(sizes))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))

@@ -8,6 +8,7 @@ checkpoint holds the rows as well as the weights, so that it does not matter whi
 killed. The checkpoint before it stays beside it, in case the newest is damaged.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -369,3 +370,18 @@ def _versions() -> dict[str, str]:
     for package in ("torch", "torchvision", "numpy", "pandas"):
         packages[package] = metadata.version(package)
     return packages
+
+
+def diverged(data_dir: str | os.PathLike) -> list[tuple[str, int, int]]:
+    """Runs of a folder whose sidecar says `diverged`: experiment, batch size, seed. Their CSVs do not tell.
+
+    A sidecar that cannot be read says nothing here: analysis needs the CSVs alone.
+    """
+    runs = []
+    for path in sorted(Path(data_dir).expanduser().glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["status"] == "diverged":
+                experiment = content["experiment"]
+                runs.append((experiment["name"], int(experiment["batch_size"]), int(experiment["seed"])))
+    return runs

@@ -1,10 +1,17 @@
-"""Records to results, on tables worked out by hand."""
+"""Records to results: tables worked out by hand, SciPy's own intervals, properties."""
 
+import math
+
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
-from batchscale.analysis import final, over_seeds, planned_epochs, threshold, unfinished
-from batchscale.experiment import COLUMNS
+from batchscale import analysis
+from batchscale.analysis import final, over_seeds, planned_epochs, threshold, to_target, unfinished
+from batchscale.experiment import COLUMNS, STUDY_COLUMNS
 
 
 def table(*runs) -> pd.DataFrame:
@@ -57,8 +64,187 @@ def test_a_killed_run_is_not_final_and_an_extended_one_makes_no_other_unfinished
     assert unfinished(records)[["batch_size", "epoch"]].values.tolist() == [[256, 1]]
 
 
+def test_threshold_of_the_mean_and_its_spread():
+    best, mean = threshold(STUDY), threshold(STUDY, of="mean")
+    assert best.standard_deviation == pytest.approx(0.01 * math.sqrt(2))
+    assert sorted(best.by_seed) == pytest.approx([0.66, 0.68])
+    assert (mean.from_batch_size, mean.seeds, mean.best) == (None, 2, pytest.approx(0.66))
+    assert sorted(mean.by_seed) == pytest.approx([0.63, 0.69])  # seed 0: (0.60 + 0.66)/2, seed 1: (0.70 + 0.68)/2
+    one_more = pd.concat([STUDY, table(("baseline_small", 2, 2, [0.3, 0.8]))], ignore_index=True)
+    mean = threshold(one_more, of="mean")  # batch sizes count once: (0.70 + 0.67)/2
+    assert mean.best == pytest.approx(0.685)
+    assert np.isnan(threshold(one_more[one_more["seed"] == 0]).standard_deviation)
+    with pytest.raises(ValueError, match="best or mean"):
+        threshold(STUDY, of="median")
+
+
+def test_threshold_without_a_diverged_run():
+    # Both runs of B = 8 were to go on: their rows are no final ones.
+    assert threshold(STUDY, diverged=[("baseline_small", 8, 0), ("baseline_small", 8, 1)]).from_batch_size == 2
+
+
+def timed(*runs) -> pd.DataFrame:
+    """`table`, with ten updates and two seconds an epoch."""
+    records = table(*runs)
+    return records.assign(updates=10 * records["epoch"], running_time=2.0 * records["epoch"])
+
+
+def test_to_target():
+    records = timed(
+        ("mine", 8, 0, [0.2, 0.6, 0.8]),  # half way between epochs 2 and 3
+        ("mine", 8, 1, [0.2, 0.7, 0.1]),  # exactly there, and gone again
+        ("mine", 8, 2, [0.2, 0.6]),  # never
+        ("mine", 8, 3, [0.9, 0.1]),  # before the first measurement
+        ("mine", 8, 4, [0.5, math.nan, 0.9]),  # nothing to interpolate with
+        ("mine", 8, 5, [math.nan, math.nan]),
+    )
+    found = to_target(records, 0.7, diverged=[("mine", 8, 2), ("mine", 16, 0)])
+    assert found["censored"].tolist() == ["no", "no", "right", "left", "no", "right", "right"]
+    assert found["diverged"].tolist() == [False, False, True, False, False, False, True]
+    expected = [2.5, 2.0, math.nan, 1.0, 3.0, math.nan, math.nan]
+    for column, factor in (("epochs", 1), ("updates", 10), ("running_time", 2)):
+        np.testing.assert_allclose(found[column], np.multiply(expected, factor))
+    for column, factor in (("epochs_trained", 1), ("updates_trained", 10), ("time_trained", 2)):
+        np.testing.assert_allclose(found[column], np.multiply([3, 3, 2, 2, 3, 2, 0], factor))
+
+
+def test_means_to_target_are_of_whole_groups():
+    records = timed(*[("mine", 8, seed, [0.0] * length + [1.0]) for seed, length in enumerate([1, 7])])
+    records = pd.concat([records, timed(("mine", 16, 0, [0.0, 1.0]), ("mine", 16, 1, [0.0, 0.5]))], ignore_index=True)
+    means = analysis.means_to_target(to_target(records, 1.0))
+    assert means["updates"].tolist() == [pytest.approx(40), pytest.approx(np.nan, nan_ok=True)]  # √(20·80)
+    assert means["running_time"].iloc[0] == pytest.approx(8)
+    assert means[["runs", "reached"]].values.tolist() == [[2, 2], [2, 1]]
+
+
+def test_to_target_from_the_five_columns():
+    records = timed(("mine", 8, 0, [0.2, 0.6, 0.8]))
+    alone = records[list(STUDY_COLUMNS)].reindex(columns=list(COLUMNS)).assign(experiment="mine", seed=0)
+    (run,) = to_target(alone, 0.7).to_dict("records")
+    assert (run["epochs"], run["running_time"]) == (pytest.approx(2.5), pytest.approx(5.0))
+    assert np.isnan([run["updates"], run["updates_trained"]]).all()
+    steps, relative = analysis.updates_or_bounds(to_target(alone, 0.7))
+    assert (steps.tolist(), relative) == ([pytest.approx(2.5 / 8)], True)
+
+
+accuracies = st.lists(st.floats(0, 1), min_size=1, max_size=8)
+
+
+@given(accuracies, st.floats(0.001, 1), st.floats(0.001, 1))
+@settings(deadline=None)
+def test_a_higher_target_takes_longer(values, one, other):
+    low, high = sorted([one, other])
+    runs = [to_target(timed(("mine", 8, 0, values)), target).iloc[0] for target in (low, high)]
+    for run, target in zip(runs, (low, high), strict=True):
+        assert (run["censored"] == "right") == (max(values) < target)
+        if run["censored"] == "no":
+            before = math.ceil(run["epochs"]) - 1
+            assert max(values[:before], default=0) < target  # not reached earlier
+            assert run["updates"] == pytest.approx(10 * run["epochs"])
+    if runs[1]["censored"] != "right":
+        assert runs[0]["epochs"] <= runs[1]["epochs"] + 1e-9
+
+
+def test_intervals_are_students_and_welchs():
+    one, other = [0.61, 0.63, 0.60], [0.70, 0.65, 0.66, 0.71]
+    expected = stats.t.interval(0.95, 2, np.mean(one), stats.sem(one))
+    assert analysis.mean_interval(one) == pytest.approx(expected)
+    welch = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+    assert analysis.difference_interval(one, other)[1:] == pytest.approx((welch.low, welch.high))
+    assert np.isnan(analysis.mean_interval([1.0])).all()
+    assert np.isnan(analysis.difference_interval([1.0], other)[1:]).all()
+    assert analysis.difference_interval([1, 1], [2, 2]) == (-1, -1, -1)
+    assert analysis.difference_interval([1, math.inf], [2, 2]) == (math.inf,) * 3
+    assert np.isnan(analysis.difference_interval([math.inf], [math.inf])).all()
+
+
+def test_local_slopes():
+    # 8 → 16 halves the updates; 16 → 64 divides them by 2, and at 128 one of two runs never gets there.
+    runs = to_target(
+        timed(
+            *[("mine", 8, seed, [0.0] * 7 + [1.0]) for seed in (0, 1)],
+            *[("mine", 16, seed, [0.0] * 3 + [1.0]) for seed in (0, 1)],
+            *[("mine", 64, seed, [0.0, 1.0]) for seed in (0, 1)],
+            ("mine", 128, 0, [0.0, 1.0]),
+            ("mine", 128, 1, [0.0] * 8),
+        ),
+        1.0,
+    )
+    slopes = analysis.local_slopes(runs)
+    assert slopes[["from_batch_size", "to_batch_size"]].values.tolist() == [[8, 16], [16, 64], [64, 128]]
+    assert slopes["slope"].tolist()[:2] == [pytest.approx(-1), pytest.approx(-0.5)]
+    assert slopes["regime"].tolist()[:2] == ["perfect scaling", "diminishing returns"]
+    assert slopes["low"].tolist() == [pytest.approx(-1), pytest.approx(-0.5), pytest.approx(1)]  # log₂ √(20·80)/20
+    assert np.isnan(slopes["slope"].iloc[2])
+    assert slopes["regime"].isna().tolist() == [False, False, True]
+    assert analysis.regime(-0.25) == "maximal data parallelism"
+
+
+def reference_frontier(points: list[tuple[float, float]]) -> list[bool]:
+    """Dominated: another is at least as good in both and better in one."""
+    return [
+        any(a >= accuracy and t <= time and (a, t) != (accuracy, time) for a, t in points) for accuracy, time in points
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=12))
+@settings(deadline=None)
+def test_frontier(points):
+    finals = pd.DataFrame(points, columns=["accuracy", "running_time"])
+    finals = finals.assign(experiment="mine", batch_size=range(len(points)), seed=0)
+    found = analysis.frontier(finals)
+    assert found["running_time"].is_monotonic_increasing
+    assert found.sort_values("batch_size")["dominated"].tolist() == reference_frontier(points)
+    for row in found[found["dominated"]].itertuples():
+        accuracy, time = points[row.dominated_by[1]]
+        assert accuracy >= row.accuracy
+        assert time <= row.running_time
+        assert not any(a > accuracy and t <= row.running_time for a, t in points)  # the most accurate of these
+
+
+def test_paired_differences():
+    ours, theirs = [0.60, 0.64, 0.66, 0.50], [0.50, 0.60, 0.61]
+    records = table(
+        *[("scaled_lr", 128, seed, [value]) for seed, value in enumerate(ours)],
+        *[("baseline_large", 128, seed, [value]) for seed, value in enumerate(theirs)],
+        ("scaled_lr", 256, 0, [0.5]),
+        ("baseline_large", 256, 0, [0.4]),
+        ("scaled_lr", 512, 0, [0.5]),
+    )
+    first, second = analysis.paired_differences(records, "scaled_lr", "baseline_large").to_dict("records")
+    paired = stats.ttest_rel(ours[:3], theirs).confidence_interval(0.95)
+    assert (first["batch_size"], first["pairs"]) == (128, 3)
+    assert (first["low"], first["high"]) == pytest.approx((paired.low, paired.high))
+    assert first["difference"] == pytest.approx(np.mean(np.subtract(ours[:3], theirs)))
+    assert (second["batch_size"], second["pairs"]) == (256, 1)
+    assert np.isnan(second["difference"])
+    assert second["reason"] == "1 pair of equal seeds; two are needed"
+
+
+def test_noise_scales():
+    records = timed(("mine", 8, 0, [0.1] * 4), ("mine", 8, 1, [0.1]))
+    records["noise_scale"] = [20.0, math.nan, 10.0, 40.0, math.nan]
+    (row,) = analysis.noise_scales(records).to_dict("records")
+    assert (row["seed"], row["median"], row["low"], row["high"], row["last"], row["epochs"]) == (0, 20, 10, 40, 40, 3)
+
+
+def test_stems_and_without():
+    assert analysis.stems(STUDY) == [
+        *[f"baseline_small_bs{size}_seed{seed}" for size in (2, 8) for seed in (0, 1)],
+        "scaled_lr_bs128_seed0",
+    ]
+    left = analysis.without(STUDY, [("baseline_small", 2, 1), ("scaled_lr", 128, 0)])
+    assert analysis.stems(left) == [f"baseline_small_bs{run}" for run in ("2_seed0", "8_seed0", "8_seed1")]
+
+
 def test_no_records():
     assert final(NOTHING).empty
+    assert to_target(NOTHING, 0.5).empty
+    assert analysis.local_slopes(to_target(NOTHING, 0.5)).empty
+    assert analysis.means_to_target(to_target(NOTHING, 0.5)).empty
+    assert analysis.frontier(NOTHING).empty
+    assert analysis.paired_differences(NOTHING, "scaled_lr", "baseline_large").empty
+    assert analysis.noise_scales(NOTHING).empty
     assert unfinished(NOTHING).empty
     assert over_seeds(NOTHING, "accuracy").empty
     assert threshold(NOTHING) is None
@@ -69,7 +255,7 @@ def test_analysis_and_plots_need_no_torch():
     import sys
 
     code = (
-        "import sys, batchscale.analysis, batchscale.plots, batchscale.records, batchscale.schedules\n"
+        "import sys, batchscale.findings, batchscale.plots, batchscale.records, batchscale.schedules\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

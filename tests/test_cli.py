@@ -18,7 +18,7 @@ def run(*arguments) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["sweep"], ["study"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["sweep"], ["study"], ["analyse"]])
 def test_help_needs_no_torch(command):
     """That is what makes it quick; the time itself is measured in benchmarks."""
     code = (
@@ -86,7 +86,7 @@ def test_sweep_is_the_study():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {train, sweep, study}"),
+        ([], "Expected one of {train, sweep, study"),
         (["fly"], "Unrecognized options: fly"),
         (["train"], "--batch-size"),
         (["train", "--batch-size", "abc"], "Error parsing --batch-size"),

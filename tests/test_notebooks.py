@@ -124,7 +124,22 @@ def test_the_study_on_digits_and_once_more(tmp_path, capfd):
     table = load(out)
     assert len(table) == 2 * (2 * 2 + 3 * 2)
     assert set(table["experiment"]) == set(MODES)
-    assert {path.stem for path in (out / "figures").iterdir()} == {*MODES, "against_batch_size", "against_epoch"}
+    story = {
+        "threshold",
+        "base_rate",
+        "scaled_rate",
+        "warm_up",
+        "effects",
+        "critical_batch_size",
+        "breaking_points",
+        "time",
+    }
+    assert {path.stem for path in (out / "figures").iterdir()} == {
+        *MODES,
+        *story,
+        "against_batch_size",
+        "against_epoch",
+    }
     for name in (*notebooks.TRAINING, notebooks.RESULTS):
         executed = nbformat.read(out / f"{name}.ipynb", as_version=4)
         assert "image/png" in text(executed)

@@ -5,9 +5,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic
 from test_analysis import NOTHING, STUDY, table
+from test_findings import LITTLE
 
-from batchscale import analysis, plots
+from batchscale import analysis, findings, plots
 from batchscale.experiment import MODES
 
 
@@ -19,7 +21,7 @@ def _no_window():
 
 
 def drawn(axes) -> dict[str, list]:
-    return {line.get_label(): [line.get_xdata().tolist(), line.get_ydata().tolist()] for line in axes.get_lines()}
+    return {line.get_label(): line.get_xydata().T.tolist() for line in axes.get_lines()}
 
 
 def test_against_batch_size():
@@ -73,6 +75,147 @@ def test_one_epoch_is_a_point():
     one = table(("mine", 8, 0, [0.5]))
     plots.against_epoch(ax, analysis.over_seeds(one, "accuracy", by=("batch_size", "epoch")), "accuracy")
     assert ax.get_lines()[0].get_marker() == "o"
+
+
+WARM = "gradual_warmup_scaled_lr"
+
+
+def mode(accuracy=None, updates=None, time=None, *, intervals=(), fit=(None, None, None), noise=None) -> dict:
+    """A mode as in the result of `findings.analyse`, as far as figures need it."""
+    verdicts = {"accuracy": accuracy, "updates": updates, "time": time}
+    open_ended = dict.fromkeys(verdicts, (None, None))
+    return {
+        "breaking_point": verdicts
+        | {"intervals": open_ended | dict(intervals), "reasons": dict.fromkeys(verdicts, "nobody knows")},
+        "critical_batch_size": dict(zip(("estimate", "low", "high"), fit, strict=True)),
+        "noise_scale": noise and dict(zip(("median", "low", "high"), noise, strict=True)),
+        "batch_sizes": [{"batch_size": size} for size in (128, 256, 512)],
+    }
+
+
+def texts(ax) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def test_label_lines_beside_their_ends_or_in_a_legend():
+    _, (near, apart) = plt.subplots(1, 2)
+    for ax, other in ((near, 0.501), (apart, 0.9)):
+        ax.plot([1, 2], [0.1, 0.5], label="one")
+        ax.plot([1, 2], [0.1, other], label="other")
+        ax.plot([1, 1.5], [0.2, 0.3], label="short")
+        ax.axhline(0.4, label="key")
+        plots.label_lines(ax)
+    assert texts(near) == []
+    assert [text.get_text() for text in near.get_legend().get_texts()] == ["one", "other", "short", "key"]
+    assert texts(apart) == ["one", "other", "short"]
+    assert [text.get_text() for text in apart.get_legend().get_texts()] == ["key"]
+
+
+def test_to_target():
+    """Means are lines, runs are dots, those that never got there open triangles at what they made, or crosses."""
+    _, ax = plt.subplots()
+    records = table(
+        ("scaled_lr", 128, 0, [0.1, 0.9]), ("scaled_lr", 256, 0, [0.1, 0.2]), ("scaled_lr", 512, 0, [0.1, 0.2])
+    )
+    runs = analysis.to_target(records.assign(updates=10 * records["epoch"]), 0.5, [("scaled_lr", 512, 0)])
+    plots.to_target(ax, runs, analysis.means_to_target(runs), "updates")
+    assert drawn(ax)["linearly scaled rate"] == [[128], [pytest.approx(15)]]
+    reached, missed, diverged = (collection.get_offsets().tolist() for collection in ax.collections)
+    assert (reached, missed, diverged) == ([[128, pytest.approx(15)]], [[256, 20]], [[512, 20]])
+    assert {"target not reached: at least this", "diverged here"} < set(drawn(ax))
+
+
+def test_critical_batch_size_is_on_its_curve():
+    _, ax = plt.subplots()
+    ax.set_xscale("log")
+    ax.set_xlim(10, 1000)
+    fit = {"estimate": 100.0, "low": 50.0, "high": 200.0, "steps_min": 7.0}
+    plots.critical_batch_size(ax, "scaled_lr", fit)
+    curve, marker, _ = ax.get_lines()
+    np.testing.assert_allclose(curve.get_ydata(), 7 + 700 / np.array(curve.get_xdata()))
+    assert marker.get_xydata().tolist() == [[100, 14]]
+    assert ax.collections[0].get_segments()[0].tolist() == [[50, 14], [200, 14]]
+    assert ax.get_xlim() == (10, 1000)
+    plots.critical_batch_size(ax, "scaled_lr", fit | {"estimate": None})
+    plots.critical_batch_size(ax, "scaled_lr", fit | {"steps_min": None})
+    assert len(ax.get_lines()) == 3
+
+
+def test_effects_in_points():
+    _, ax = plt.subplots()
+    rows = [
+        {"batch_size": 128, "difference": 0.02, "low": 0.01, "high": 0.03, "reason": None},
+        {"batch_size": 256, "difference": None, "low": None, "high": None, "reason": "1 pair"},
+        {"batch_size": 512, "difference": 0.04, "low": 0.01, "high": 0.07, "reason": None},
+    ]
+    scaling = {"effect": "scaling", "of": "scaled_lr", "over": "baseline_large", "batch_sizes": rows, "reason": None}
+    plots.effects(ax, [scaling])
+    assert drawn(ax)["scaling: linearly scaled rate\nless base rate"] == [[128, 512], [2, 4]]
+    band = ax.collections[0].get_paths()[0].get_extents()
+    assert (band.ymin, band.ymax) == (pytest.approx(1), pytest.approx(7))
+    _, ax = plt.subplots()
+    plots.effects(ax, [scaling | {"batch_sizes": rows[1:2]}, scaling | {"batch_sizes": [], "reason": "no pair"}])
+    assert texts(ax) == ["scaling: 1 pair\nscaling: no pair"]
+
+
+def test_breaking_points():
+    _, ax = plt.subplots()
+    scaled = mode(256, 128, None, intervals={"accuracy": (128, 512), "updates": (None, 256)})
+    plots.breaking_points(ax, {"scaled_lr": scaled, "mine": mode()})
+    markers = {(line.get_marker(), *line.get_xydata()[0]) for line in ax.get_lines()}
+    assert markers == {("o", 256, 0), ("s", 128, -1), ("<", ax.get_xlim()[0], -1)}
+    bars = [collection.get_segments()[0].tolist() for collection in ax.collections]
+    assert bars == [[[128, 0], [512, 0]], [[ax.get_xlim()[0], -1], [256, -1]]]
+    assert texts(ax) == ["nobody knows"] * 4 + ["linearly scaled rate", "mine"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["accuracy", "updates", "time"] * 2
+
+
+def test_noise_scales_beside_critical_batch_sizes():
+    _, ax = plt.subplots()
+    modes = {"scaled_lr": mode(fit=(400, 200, 800), noise=(300, 100, 900)), "mine": mode(noise=(50, 40, 60))}
+    plots.noise_scales(ax, modes)
+    values = [line.get_xdata()[0] for line in ax.get_lines() if len(line.get_xdata())]
+    assert values == [400, 300, 50]
+    bars = [collection.get_segments()[0][:, 0].tolist() for collection in ax.collections]
+    assert bars == [[200, 800], [100, 900], [40, 60]]
+    assert texts(ax) == ["B_crit not determined"]
+
+
+def test_frontier_joins_and_names_what_is_worth_choosing():
+    _, ax = plt.subplots()
+    rows = [
+        {"experiment": name, "batch_size": size, "running_time": time, "accuracy": accuracy, "dominated": dominated}
+        for name, size, time, accuracy, dominated in [
+            ("scaled_lr", 512, 1.0, 0.5, False),
+            ("scaled_lr", 256, 2.0, 0.4, True),
+            ("baseline_large", 128, 10.0, 0.7, False),
+        ]
+    ]
+    plots.frontier(ax, rows)
+    assert sorted(texts(ax)) == ["128", "512"]
+    line = next(line for line in ax.get_lines() if line.get_color() == "0.6")
+    assert line.get_xydata().tolist() == [[1.0, 0.5], [10.0, 0.7]]
+    assert {line.get_alpha() for line in ax.get_lines() if list(line.get_xdata()) == [2.0]} == {0.3}
+
+
+@pytest.mark.parametrize("case", LITTLE)
+def test_little_to_show(case):
+    """No warning, no error, and a word where there is nothing."""
+    records, _ = LITTLE[case]
+    result = findings.analyse(records, target=synthetic.TARGET)
+    runs = analysis.to_target(records, synthetic.TARGET)
+    figure, axes = plt.subplots(2, 3, figsize=(15, 8), layout="constrained")
+    plots.to_target(axes[0, 0], runs, analysis.means_to_target(runs), "updates")
+    for name, found in result["modes"].items():
+        plots.critical_batch_size(axes[0, 0], name, found["critical_batch_size"], result["modes"])
+    plots.to_target(axes[0, 1], runs, analysis.means_to_target(runs), "running_time")
+    plots.effects(axes[0, 2], result["effects"])
+    plots.breaking_points(axes[1, 0], result["modes"])
+    plots.noise_scales(axes[1, 1], result["modes"])
+    plots.frontier(axes[1, 2], result["frontier"])
+    figure.canvas.draw()
+    for ax in axes.flat:
+        assert ax.get_lines() or ax.collections or texts(ax)
 
 
 @pytest.mark.parametrize(("channels", "classes"), [(3, 10), (1, 2)])

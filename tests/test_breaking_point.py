@@ -1,0 +1,163 @@
+"""Verdicts in the three currencies, on tables whose verdict can be read off."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from test_analysis import table, timed
+
+from batchscale.analysis import threshold, to_target
+from batchscale.breaking_point import accuracy_losses, in_accuracy, in_time, in_updates
+from batchscale.critical_batch_size import CriticalBatchSize
+
+SMALL = [("baseline_small", 8, seed, [value]) for seed, value in enumerate([0.758, 0.760, 0.762])]
+SPREAD = np.array([-0.002, 0, 0.002])
+
+
+def accuracy_verdict(means: dict[int, float], seeds: int = 3, diverged=()):
+    """Of a mode whose seeds lie 0.2 points around these means."""
+    runs = [("mine", size, seed, [mean + SPREAD[seed]]) for size, mean in means.items() for seed in range(seeds)]
+    found = threshold(table(*SMALL))
+    losses = accuracy_losses(table(*runs), found, diverged)
+    return in_accuracy(losses, found, ["a", "b"]), losses
+
+
+def test_losses_are_welch_differences():
+    _, losses = accuracy_verdict({128: 0.755, 256: 0.74})
+    row = losses.iloc[1]
+    welch = stats.ttest_ind([0.758, 0.76, 0.762], 0.74 + SPREAD, equal_var=False).confidence_interval(0.95)
+    assert row["loss"] == pytest.approx(0.02)
+    assert (row["loss_low"], row["loss_high"]) == pytest.approx((welch.low, welch.high))
+    assert row["standard_deviation"] == pytest.approx(0.002)
+    assert losses["seeds"].tolist() == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("means", "batch_size", "low", "high", "words"),
+    [
+        ({128: 0.76, 256: 0.758, 512: 0.70, 1024: 0.76}, 256, 256, 256, None),  # with all smaller ones
+        ({128: 0.76, 256: 0.752, 512: 0.748, 1024: 0.70}, 256, 128, 512, None),  # 0.8 and 1.2 points are not sure
+        ({128: 0.76, 256: 0.77}, 256, 256, 256, "the largest recorded pays still"),
+        ({128: 0.70, 256: 0.77}, None, None, None, "the smallest recorded, 128, loses 6.0 points already"),
+        ({128: 0.752, 256: 0.70}, 128, None, 128, "at 95 % it may lie below 128"),
+        ({128: 0.748, 256: 0.70}, None, None, 128, "loses 1.2 points already"),
+    ],
+)
+def test_accuracy(means, batch_size, low, high, words):
+    verdict, _ = accuracy_verdict(means)
+    assert (verdict.batch_size, verdict.low, verdict.high) == (batch_size, low, high)
+    assert (verdict.reason is None) if words is None else (words in verdict.reason)
+    assert verdict.records == ("a", "b")
+
+
+def test_accuracy_of_one_seed_has_no_interval():
+    verdict, losses = accuracy_verdict({128: 0.76, 256: 0.70}, seeds=1)
+    assert (verdict.batch_size, verdict.low, verdict.high) == (128, None, None)
+    assert "no interval: one seed at 128, 256" in verdict.reason
+    assert np.isnan(losses["loss_low"]).all()
+
+
+def test_a_diverged_run_does_not_keep_the_accuracy():
+    verdict, losses = accuracy_verdict({128: 0.76, 256: 0.76}, diverged=[("mine", 256, 7), ("mine", 512, 0)])
+    assert (verdict.batch_size, verdict.low, verdict.high) == (128, 128, 128)
+    assert losses["diverged"].tolist() == [0, 1, 1]
+    assert losses["loss"].tolist()[2] == math.inf
+    verdict, _ = accuracy_verdict({256: 0.76}, diverged=[("mine", 128, 7)])
+    assert verdict.batch_size is None
+    assert "128, diverges already" in verdict.reason
+
+
+def test_accuracy_without_threshold_or_runs():
+    found = threshold(table(*SMALL))
+    runs = table(("mine", 8, 0, [0.5]))
+    assert "no small minibatches" in in_accuracy(accuracy_losses(runs, None), None).reason
+    assert in_accuracy(accuracy_losses(runs.iloc[:0], found), found).reason == "no run is finished"
+
+
+def fit(estimate, low, high) -> CriticalBatchSize:
+    return CriticalBatchSize(
+        estimate,
+        low,
+        high,
+        None if estimate else "open",
+        1.0,
+        1.0,
+        0.1,
+        (128, 256, 512),
+        runs=12,
+        right_censored=3,
+        left_censored=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("critical", "expected"),
+    [
+        (fit(900, 500, 1700), (256, 128, 512)),  # a third: 300, 167, 567
+        (fit(768, 384, 1536), (256, 128, 512)),  # on the batch sizes themselves
+        (fit(9000, 5000, 17000), (512, 512, 1024)),  # 1024 is recorded, but does not reach the target
+        (fit(450, 300, 900), (128, None, 256)),
+        (fit(300, 100, 900), (None, None, 256)),
+        (fit(90, 50, 170), (None, None, None)),
+        (fit(None, 500, None), (None, 128, 1024)),
+        (fit(None, 2000, None), (512, 512, 1024)),
+        (fit(None, None, 900), (None, None, 256)),
+        (fit(None, None, None), (None, None, None)),
+    ],
+)
+def test_updates(critical, expected):
+    runs = pd.DataFrame({"experiment": "mine", "batch_size": [128, 256, 512, 1024], "seed": 0})
+    verdict = in_updates(runs, critical)
+    assert (verdict.batch_size, verdict.low, verdict.high) == expected
+    assert verdict.reason or verdict.batch_size
+    assert verdict.records == tuple(f"mine_bs{size}_seed0" for size in (128, 256, 512, 1024))
+
+
+def time_verdict(seconds: dict[int, list[float | None]], trained: float = 100.0, diverged=()):
+    """Of runs that reach 0.7 in so many seconds; None: not within `trained` seconds."""
+    runs = []
+    for size, of_size in seconds.items():
+        for seed, needed in enumerate(of_size):
+            run = timed(("mine", size, seed, [0.1, 0.1 if needed is None else 0.7]))
+            runs.append(run.assign(running_time=[0.0, trained if needed is None else needed]))
+    return in_time(to_target(pd.concat(runs, ignore_index=True), 0.7, diverged))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected", "words"),
+    [
+        ({8: [80, 81], 16: [40, 41], 32: [20, 21], 64: [30, 31]}, (32, 32, 32), None),
+        ({8: [80, 81], 16: [40, 41], 32: [39, 43], 64: [60, 61]}, (16, 16, 64), None),
+        ({8: [80, 81], 16: [40, 41]}, (16, 16, 16), "the largest recorded pays still"),
+        ({8: [80, 81], 16: [90, 91]}, (8, 8, 8), None),
+        ({8: [None, None], 16: [40, 41], 32: [50, 51]}, (16, 16, 16), None),  # a larger one starts it
+        ({8: [80, 81], 16: [None, 99]}, (8, 8, 8), None),  # longer than that already
+        ({8: [180, 181], 16: [None, 99]}, (8, 8, 16), "at 16 runs end before the target"),
+        ({8: [180, 181], 16: [None, 99], 32: [70, 71]}, (8, 8, 32), "not known"),
+        ({8: [80], 16: [40], 32: [50]}, (16, None, None), "no interval: one seed"),
+        ({8: [80, 81]}, (None, None, None), "no batch size to compare 8 with"),
+        ({8: [None, 80]}, (None, None, None), "at no batch size does every run reach the target"),
+    ],
+)
+def test_time(seconds, expected, words):
+    verdict = time_verdict(seconds)
+    assert (verdict.batch_size, verdict.low, verdict.high) == expected
+    assert (verdict.reason is None) if words is None else (words in verdict.reason)
+
+
+def test_time_of_a_diverged_run_is_infinite():
+    seconds = {8: [180, 181], 16: [None, 99], 32: [70, 71]}
+    verdict = time_verdict(seconds, diverged=[("mine", 16, 0)])
+    assert (verdict.batch_size, verdict.low, verdict.high) == (8, 8, 8)
+
+
+def test_no_times():
+    runs = to_target(table(("mine", 8, 0, [0.1, 0.7])), 0.7)
+    assert in_time(runs).reason == "no running times are recorded"
+
+
+def test_a_time_within_the_first_epoch_is_said_to_be_a_bound():
+    runs = to_target(timed(("mine", 8, 0, [0.8]), ("mine", 8, 1, [0.8]), ("mine", 16, 0, [0, 0.7])), 0.7)
+    assert "its time is an upper bound" in in_time(runs).reason

@@ -1,0 +1,270 @@
+"""The whole result: known answers recovered, the paper's verdicts, and what is said when records are missing."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+from test_analysis import NOTHING, table
+
+from batchscale import cli
+from batchscale.experiment import COLUMNS, STUDY_COLUMNS
+from batchscale.findings import CURRENCIES, analyse, curve, text
+from batchscale.records import diverged, load
+
+STUDY = synthetic.study()
+WARM = "gradual_warmup_scaled_lr"
+
+
+def of(result: dict, name: str, what: str = "breaking_point") -> dict:
+    return result["modes"][name][what]
+
+
+@pytest.fixture(scope="module")
+def known() -> dict:
+    return analyse(STUDY, target=synthetic.TARGET)
+
+
+def test_a_known_study_is_recovered(known):
+    result = known
+    assert result["threshold"]["best"] == pytest.approx(0.76, abs=0.004)
+    assert result["threshold"]["accuracy"] == result["threshold"]["best"] - 0.01
+    assert result["threshold"]["low"] < 0.76 < result["threshold"]["high"]
+    for name, (steps_min, critical, _) in synthetic.MODES.items():
+        found = of(result, name, "critical_batch_size")
+        assert found["low"] < critical < found["high"]
+        assert found["steps_min"] == pytest.approx(steps_min, rel=0.35)
+    # 3 points lost with every doubling: one point is exceeded at limit·2^(1/3) = 378 and 1512, base rate 81
+    assert of(result, "scaled_lr")["accuracy"] == 256
+    assert of(result, "baseline_large")["accuracy"] is None
+    assert result["modes"][WARM]["breaking_point"]["updates"] in (128, 256)  # B_crit/3 = 300
+    low, high = of(result, WARM)["intervals"]["updates"]
+    assert low <= 256 <= high
+    assert of(result, "baseline_large")["updates"] == 32  # B_crit/3 = 33: its curve begins with the small batches
+    assert result["missing"] == []
+
+
+def test_each_verdict_names_its_records(known):
+    result = known
+    records = of(result, "scaled_lr")["records"]
+    size = result["threshold"]["from_batch_size"]
+    assert result["threshold"]["records"] == [f"baseline_small_bs{size}_seed{seed}" for seed in range(3)]
+    assert set(records["accuracy"]) > set(result["threshold"]["records"])
+    assert len(records["accuracy"]) == 3 + 7 * 3
+    assert len(records["updates"]) == len(records["time"]) == 7 * 3
+    assert "baseline_small_bs2_seed0" in of(result, "baseline_large")["records"]["updates"]
+    assert len(of(result, "baseline_large", "critical_batch_size")["records"]) == (5 + 7) * 3
+
+
+def test_the_small_batches_begin_the_base_rates_curve_once():
+    runs = pd.DataFrame(
+        [
+            ("baseline_small", 8, 0, 1),
+            ("baseline_small", 32, 0, 2),
+            ("baseline_large", 32, 0, 3),
+            ("scaled_lr", 8, 0, 4),
+        ],
+        columns=["experiment", "batch_size", "seed", "updates"],
+    )
+    assert curve(runs, "baseline_large")["updates"].tolist() == [1, 3]
+    assert curve(runs, "scaled_lr")["updates"].tolist() == [4]
+
+
+def spread(mean: float, deviation: float, runs: int = 5) -> np.ndarray:
+    """Values with exactly this mean and sample standard deviation."""
+    values = np.linspace(-1, 1, runs)
+    return mean + deviation * values / values.std(ddof=1)
+
+
+def test_goyal_et_al_2017():
+    """ImageNet, ResNet-50, top-1 error (tables 1 and 2, figure 1), as mean ± deviation of five runs."""
+    errors = {
+        ("baseline_small", 256): (23.60, 0.12),
+        ("scaled_lr", 8192): (24.84, 0.37),
+        ("constant_warmup_scaled_lr", 8192): (25.88, 0.56),
+        (WARM, 8192): (23.74, 0.09),
+        (WARM, 16384): (24.79, 0.27),
+        (WARM, 32768): (27.55, 0.28),
+        (WARM, 65536): (33.96, 0.80),
+    }
+    rows = [
+        {"experiment": name, "batch_size": size, "seed": seed, "epoch": 90, "accuracy": 1 - error / 100}
+        for (name, size), (mean, deviation) in errors.items()
+        for seed, error in enumerate(spread(mean, deviation))
+    ]
+    result = analyse(pd.DataFrame(rows).reindex(columns=list(COLUMNS)))
+    assert of(result, WARM)["accuracy"] == 8192
+    assert of(result, WARM)["intervals"]["accuracy"] == [8192, 16384]  # 1.19 ± 0.37 points at 16k: not surely above 1
+    assert of(result, "scaled_lr")["accuracy"] is None
+    assert of(result, "constant_warmup_scaled_lr")["accuracy"] is None
+    assert result["modes"][WARM]["sentence"] == (
+        "Up to 8192 the linear rule with gradual warm-up keeps the small-batch accuracy (76.3 ± 0.1 % against 76.4 %); "
+        "at 16384 it loses 1.2 points."
+    )
+    assert result["modes"]["scaled_lr"]["sentence"] == (
+        "Already at 8192, the smallest recorded, the linear rule without warm-up loses 1.2 points "
+        "(75.2 ± 0.4 % against 76.4 %)."
+    )
+    scaling, warm_up = result["effects"]
+    assert scaling["reason"] == "no batch size with finished runs of both scaled_lr and baseline_large"
+    (row,) = warm_up["batch_sizes"]
+    assert row["difference"] == pytest.approx(0.011)
+    assert row["low"] > 0
+
+
+def without_modes(*names: str) -> pd.DataFrame:
+    return STUDY[~STUDY["experiment"].isin(names)].reset_index(drop=True)
+
+
+LITTLE = {
+    "nothing": (NOTHING, "there are no records"),
+    "one mode missing": (without_modes("scaled_lr"), "no records of scaled_lr"),
+    "one seed": (STUDY[STUDY["seed"] == 0], "a single seed for 26 of 26 batch sizes"),
+    "one batch size": (STUDY[STUDY["batch_size"].isin([8, 256])], None),
+    "two batch sizes": (STUDY[STUDY["batch_size"].isin([8, 256, 512])], None),
+    "no small runs": (without_modes("baseline_small"), "a target must be given"),
+    "small runs only": (without_modes(*synthetic.MODES), "no records of baseline_large, scaled_lr"),
+    "unfinished": (
+        STUDY[(STUDY["experiment"] != WARM) | (STUDY["batch_size"] != 512) | (STUDY["epoch"] < 4)],
+        f"{WARM} B=512 seed 2 ended after epoch 3; it is in no accuracy",
+    ),
+    "no accuracies": (STUDY.assign(accuracy=np.nan), "no finished run of baseline_small"),
+    "own name": (STUDY.replace({"experiment": {"scaled_lr": "mine"}}), "no records of scaled_lr"),
+}
+
+
+@pytest.mark.parametrize("case", LITTLE)
+@pytest.mark.parametrize("target", [None, synthetic.TARGET])
+def test_little_gives_what_it_can_and_says_what_is_missing(case, target):
+    records, words = LITTLE[case]
+    result = analyse(records, target=target)
+    json.dumps(result, allow_nan=False)
+    said = " ".join(result["missing"])
+    if words and not (target and "target" in words):
+        assert words in said
+    for mode in result["modes"].values():
+        breaking, critical = mode["breaking_point"], mode["critical_batch_size"]
+        assert mode["sentence"].endswith(".")
+        assert all(breaking[currency] is not None or breaking["reasons"][currency] for currency in CURRENCIES)
+        assert critical["estimate"] is not None or critical["reason"]
+    for width in (60, 80):
+        assert max(len(line) for line in text(result, width).splitlines()) <= width
+
+
+def test_small_records_say_what_they_can():
+    one = analyse(LITTLE["one batch size"][0], target=synthetic.TARGET)
+    assert of(one, WARM)["accuracy"] == 256
+    assert of(one, WARM)["reasons"]["time"] == "no batch size to compare 256 with"
+    assert "the fit needs three" in of(one, WARM, "critical_batch_size")["reason"]
+    bare = analyse(LITTLE["no small runs"][0], target=synthetic.TARGET)
+    assert bare["threshold"] is None
+    assert of(bare, WARM, "critical_batch_size")["estimate"] is not None
+    assert "reaches 7" in bare["modes"][WARM]["sentence"]
+    single = analyse(LITTLE["one seed"][0], target=synthetic.TARGET)
+    assert of(single, WARM)["accuracy"] is not None
+    assert of(single, WARM)["intervals"]["accuracy"] == [None, None]
+    assert "one seed" in of(single, WARM)["reasons"]["accuracy"]
+    assert of(single, WARM, "critical_batch_size")["low"] is not None  # the batch sizes are there to say
+    assert single["effects"][0]["batch_sizes"][0]["reason"] == "1 pair of equal seeds; two are needed"
+
+
+def test_diverged_runs():
+    failed = [(WARM, 512, 1), (WARM, 8192, 0)]
+    gone = (STUDY["experiment"] == WARM) & (STUDY["batch_size"] == 8192) & (STUDY["seed"] == 0)
+    short = (STUDY["experiment"] == WARM) & (STUDY["batch_size"] == 512) & (STUDY["seed"] == 1) & (STUDY["epoch"] > 2)
+    result = analyse(STUDY[~gone & ~short], target=synthetic.TARGET, diverged=failed)
+    assert of(result, WARM)["accuracy"] == 256
+    assert "at 512 it diverges in 1 of 3 runs." in result["modes"][WARM]["sentence"]
+    assert f"{WARM} B=512 seed 1 diverged; it counts as a failure" in result["missing"]
+    assert not [remark for remark in result["missing"] if "ended after" in remark]
+    everything = analyse(NOTHING, diverged=[("mine", 8, 0)])
+    assert everything["modes"]["mine"]["sentence"] == "Every run of mine diverges."
+    json.dumps(everything, allow_nan=False)
+
+
+def test_five_columns_are_enough_for_all_but_the_updates_themselves(known):
+    five = STUDY[[*STUDY_COLUMNS, "experiment", "seed"]].reindex(columns=list(COLUMNS))
+    whole, bare = known, analyse(five, target=synthetic.TARGET)
+    for name in synthetic.MODES:
+        assert of(bare, name)["accuracy"] == of(whole, name)["accuracy"]
+        assert of(bare, name)["time"] == of(whole, name)["time"]
+        found, expected = (of(result, name, "critical_batch_size") for result in (bare, whole))
+        assert found["estimate"] == pytest.approx(expected["estimate"], rel=0.05)
+        assert found["steps_min"] is None
+    assert [remark for remark in bare["missing"] if "no column updates" in remark]
+
+
+def test_noise_scale_stands_beside_the_critical_batch_size(known):
+    noise = of(known, WARM, "noise_scale")
+    assert noise["runs"] == 21
+    assert noise["low"] < noise["median"] < noise["high"]
+    assert of(analyse(STUDY.assign(noise_scale=np.nan)), WARM, "noise_scale") is None
+
+
+def test_different_lengths_are_said():
+    records = pd.concat([table(("baseline_small", 8, 0, [0.5])), table(("mine", 8, 0, [0.5, 0.6]))], ignore_index=True)
+    assert "different numbers of epochs (baseline_small 1, mine 2)" in " ".join(analyse(records)["missing"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of records, one of them diverged in its first epoch."""
+    path = tmp_path_factory.mktemp("records with a space")
+    study = synthetic.study(small=(8, 32), large=(128, 256, 512, 2048), seeds=(0, 1))
+    for (name, size, seed), run in study.groupby(["experiment", "batch_size", "seed"]):
+        run.to_csv(path / f"{name}_bs{size}_seed{seed}.csv", index=False)
+    (path / "mine_bs8_seed0.csv").write_text(",".join(COLUMNS) + "\n")
+    experiment = {"name": "mine", "batch_size": 8, "seed": 0}
+    (path / "mine_bs8_seed0.json").write_text(json.dumps({"status": "diverged", "experiment": experiment}))
+    (path / "torn.json").write_text("{")
+    return path
+
+
+def test_command_prints_the_same_numbers_twice(folder, capsys, monkeypatch):
+    assert cli.main(["analyse", str(folder), "--json", "--target", "0.7"]) == 0
+    result = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)  # no NaN, no Infinity
+    assert diverged(folder) == [("mine", 8, 0)]
+    assert result == analyse(load(folder), target=0.7, diverged=[("mine", 8, 0)])
+    for columns in ("60", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert cli.main(["analyse", str(folder), "--target", "0.7"]) == 0
+        printed = capsys.readouterr().out
+        lines = printed.splitlines()
+        assert max(map(len, lines)) <= int(columns)
+        for name, mode in result["modes"].items():
+            breaking, critical = mode["breaking_point"], mode["critical_batch_size"]
+            numbers = [*(breaking[currency] for currency in CURRENCIES), critical["estimate"]]
+            shown = lines[lines.index(name) + 1].split()
+            assert shown == ["–" if number is None else f"{number:.0f}" for number in numbers]
+        assert " ".join(result["modes"][WARM]["sentence"].split()) in " ".join(printed.split())
+
+
+def test_command_takes_tolerance_and_threshold(folder, capsys):
+    for flags, tolerance, source in ((["--tolerance", "0.05"], 0.05, 8), (["--threshold", "mean"], 0.01, None)):
+        assert cli.main(["analyse", str(folder), "--json", *flags]) == 0
+        found = json.loads(capsys.readouterr().out)["threshold"]
+        assert (found["tolerance"], found["from_batch_size"]) == (tolerance, source)
+
+
+def test_command_on_an_empty_folder(tmp_path, capsys):
+    assert cli.main(["analyse", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "0 runs; no threshold\nMissing: there are no records\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Missing from python -m batchscale analyse: DIR"),
+        (["nowhere"], "there is no folder nowhere; name the one that holds the CSVs"),
+        ([".", "--tolerance", "1"], "tolerance is 1.0; it must be a fraction, from 0 to below 1"),
+        ([".", "--tolerance", "nan"], "tolerance is nan"),
+        ([".", "--target", "76"], "target is 76.0; it must be a fraction, above 0 and at most 1"),
+        ([".", "--threshold", "median"], "invalid choice 'median'"),
+    ],
+)
+def test_command_errors_are_one_line(arguments, message, capsys):
+    assert cli.main(["analyse", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1

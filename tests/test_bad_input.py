@@ -191,6 +191,11 @@ BAD = [
         0,
         f"{STEM}.ckpt cannot be used (File is not a zip file); it is now {STEM}.ckpt.un",
     ),
+    # analysis
+    (None, ["analyse", "{}/missing"], 2, "there is no folder {}/missing; name the one that holds the CSVs"),
+    (csv("64,1,62.1,0.1,1"), ["analyse", "{}"], 2, "accuracy is '62.1', which is not in 0-1"),
+    (None, ["analyse", "{}", "--tolerance", "2"], 2, "tolerance is 2.0; it must be a fraction"),
+    (None, ["analyse", "{}", "--target", "0"], 2, "target is 0.0; it must be a fraction"),
     # folders
     (lambda folder: (folder / "data").touch(), [*TRAIN, "--batch-size", "64", "--data-dir", "{}/data"], 2, "cannot be"),
     (lambda folder: (folder / "out").touch(), ["study", "--out", "{}/out"], 2, "out cannot be written (File exists)"),

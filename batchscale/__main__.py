@@ -1,6 +1,9 @@
 """`python -m batchscale`: see batchscale/cli.py."""
 
-from batchscale.cli import main
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        from batchscale.cli import main
+
+        raise SystemExit(main())
+    except KeyboardInterrupt:  # while modules were being imported, or a third one on the way out
+        raise SystemExit(130) from None

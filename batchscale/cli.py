@@ -35,6 +35,15 @@ class Settings(Experiment):
     """folder of the records"""
     data_root: str | None = None
     """folder of the images; None: BATCHSCALE_DATA_ROOT, or else datasets"""
+    scratch_dir: str | None = None
+    """write here first and copy to data_dir after each epoch, in the background; for a data_dir that is slow or may
+    vanish"""
+    when_locked: Literal["wait", "leave"] = "wait"
+    """a run that another process is training: wait until it is done, or leave it and say who has it"""
+    on_out_of_memory: Literal["split", "stop"] = "split"
+    """a minibatch too large for the device: split it into micro-batches, or stop, naming the largest that fits"""
+    save_seconds: float = 180
+    """an epoch that takes longer is saved in the middle that often"""
 
     def __post_init__(self):
         """Checked when it becomes an `Experiment`, so that every error has one form."""
@@ -50,7 +59,9 @@ class Settings(Experiment):
         """Train what is not recorded."""
         from batchscale import sweeps
 
-        sweeps.run(experiments, data_dir=self.data_dir, data_root=self.data_root, workers=workers)
+        places = {name: getattr(self, name) for name in ("data_dir", "data_root", "scratch_dir")}
+        choices = {name: getattr(self, name) for name in ("when_locked", "on_out_of_memory", "save_seconds")}
+        sweeps.run(experiments, workers=workers, **places, **choices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +208,8 @@ def _parse(arguments: list[str]) -> Train | Sweep | Study | Analyse:
         if exit.code != 2:
             raise
         lines = re.sub(r"\x1b\[[0-9;]*m", "", message.getvalue()).splitlines()
-        text = " ".join(line.strip("│ ") for line in lines if line[:1] not in "╭╰")  # the frame's title adds nothing
-        error, *_ = re.split(r"─+ (?:Argument helptext|For full helptext)", text)
-        raise UserError(" ".join(error.replace("─", " ").split()) + "; see python -m batchscale --help") from None
+        # A title, what is wrong, and then help, parted by rules; in a terminal in a frame, which holds the title.
+        text = " ".join(line.strip("│ ") for line in lines if line[:1] not in ("╭", "╰"))
+        parts = [" ".join(part.split()) for part in re.split(r"[─-]{10,}", text)]
+        error = parts[0 if lines[0].startswith("╭") else 1].rstrip(".")
+        raise UserError(f"{error}; see python -m batchscale --help") from None

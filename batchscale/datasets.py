@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from batchscale.experiment import UserError, find_callable
+from batchscale.experiment import UserError, failure, find_callable
 
 TRAIN_ACCURACY_IMAGES = 10_000  # size of the fixed subset on which train accuracy is measured
 
@@ -118,9 +117,14 @@ def _load_cifar10(root: Path, progress: bool) -> Dataset:
     try:
         parts = [CIFAR10(root, train=train, download=False) for train in (True, False)]
     except RuntimeError:  # missing, or an MD5 does not fit: torchvision says the same of both
-        from batchscale.downloads import download_cifar10
+        from batchscale.downloads import DownloadError, download_cifar10
 
-        download_cifar10(root, progress=progress)
+        try:
+            download_cifar10(root, progress=progress)
+        except DownloadError as error:
+            if (root / "cifar-10-batches-py").is_dir():
+                raise UserError(f"{root / 'cifar-10-batches-py'} is incomplete or damaged; {error}") from error
+            raise
         parts = [CIFAR10(root, train=train, download=False) for train in (True, False)]
     (train_images, train_labels), (test_images, test_labels) = ((part.data, part.targets) for part in parts)
     return _dataset("cifar10", train_images, train_labels, test_images, test_labels, tuple(parts[0].classes))
@@ -150,11 +154,19 @@ def _load_digits() -> Dataset:
 
 
 def _load_own(name: str) -> Dataset:
-    arrays = find_callable(name, "dataset")()
+    function = find_callable(name, "dataset")
+    try:
+        arrays = function()
+    except Exception as error:  # whatever somebody else's function raises, it is theirs to mend
+        raise UserError(f"dataset {name} failed: {failure(error)}") from error
     if not (isinstance(arrays, tuple) and len(arrays) == 4):
         raise UserError(f"{name} must return (train_images, train_labels, test_images, test_labels)")
-    highest = max(int(np.max(np.asarray(labels), initial=0)) for labels in (arrays[1], arrays[3]))
-    return _dataset(name, *arrays, classes=tuple(str(number) for number in range(highest + 1)))
+    try:
+        tensors = [torch.as_tensor(array) for array in arrays]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name} returned something else than arrays of numbers: {error}") from error
+    highest = max(int(labels.max()) if labels.numel() else 0 for labels in (tensors[1], tensors[3]))
+    return _dataset(name, *tensors, classes=tuple(str(number) for number in range(highest + 1)))
 
 
 def _dataset(name, train_images, train_labels, test_images, test_labels, classes: tuple[str, ...]) -> Dataset:
@@ -166,16 +178,17 @@ def _dataset(name, train_images, train_labels, test_images, test_labels, classes
                 f"{name}: the {part} images are {images.dtype} of shape {tuple(images.shape)}; "
                 f"they must be uint8 of shape (n, height, width, channels)"
             )
-        if labels.is_floating_point() or labels.shape != images.shape[:1] or labels.min() < 0:
+        if labels.is_floating_point() or labels.shape != images.shape[:1]:
             raise UserError(
-                f"{name}: the {part} labels are {labels.dtype} of shape {tuple(labels.shape)} from {labels.min()}; "
-                f"they must be {len(images)} whole numbers from 0"
+                f"{name}: the {part} labels are {labels.dtype} of shape {tuple(labels.shape)}; "
+                f"they must be {len(images)} whole numbers"
             )
+        if labels.min() < 0:
+            raise UserError(f"{name}: the lowest {part} label is {labels.min()}; they must be from 0")
         tensors += [images.contiguous(), labels.long()]
     if tensors[0].shape[1:] != tensors[2].shape[1:]:
-        raise UserError(
-            f"{name}: train and test images differ in shape: {tensors[0].shape[1:]}, {tensors[2].shape[1:]}"
-        )
+        shapes = ", ".join(str(tuple(images.shape[1:])) for images in tensors[::2])
+        raise UserError(f"{name}: train and test images differ in shape: {shapes}")
     mean, std = _channel_statistics(tensors[0])
     return Dataset(name, *tensors, classes=classes, mean=mean, std=std)
 

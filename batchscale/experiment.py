@@ -9,6 +9,8 @@ The defaults of the study live here and nowhere else.
 import importlib
 import math
 import re
+import textwrap
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
@@ -192,6 +194,13 @@ def study(name: str, batch_sizes: Iterable[int], seeds: Iterable[int] = (0,), **
     return [Experiment(name=name, batch_size=size, seed=seed, **mode) for seed in seeds for size in batch_sizes]
 
 
+def failure(error: BaseException) -> str:
+    """An error of somebody else's code in one line, with the place in it."""
+    reason = textwrap.shorten((str(error) or "no message").splitlines()[0], 100, placeholder=" ...")
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {reason} ({place.filename}:{place.lineno})"
+
+
 def find_callable(what: str, field: str) -> Callable:
     """The object that `module:name` (or `module:Class.method`) names, `field` being the experiment's field it is in.
 
@@ -203,15 +212,17 @@ def find_callable(what: str, field: str) -> Callable:
         raise UserError(f"{field} is {what!r}; it must have the form module:name, as in models:CNN")
     try:
         found = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
     except ModuleNotFoundError as error:
         raise UserError(
             f"{field} is {what!r} but {error.name} cannot be imported; "
             f"start from the folder that holds {error.name}.py, or add it to PYTHONPATH"
         ) from error
-    except AttributeError as error:
-        raise UserError(f"{field} is {what!r} but {module_name} has no {attribute}") from error
+    except Exception as error:  # somebody else's module: whatever its import raises, it is theirs to mend
+        raise UserError(f"{field} is {what!r} but importing it failed: {failure(error)}") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise UserError(f"{field} is {what!r} but {module_name} has no {attribute}")
+        found = getattr(found, part)
     if not callable(found):
         raise UserError(f"{field} is {what!r}, which is a {type(found).__name__} and cannot be called")
     return found

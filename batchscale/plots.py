@@ -293,6 +293,9 @@ def noise_scales(ax: Axes, modes: dict[str, dict]) -> None:
     epochs and runs.
     """
     names, values = list(modes), []
+    if all(mode["critical_batch_size"]["estimate"] is None and mode["noise_scale"] is None for mode in modes.values()):
+        _nothing(ax, "neither a critical batch size is determined\nnor a noise scale measured")
+        return
     for place, name in enumerate(names):
         fit, noise = modes[name]["critical_batch_size"], modes[name]["noise_scale"]
         style = mode_style(name, names)
@@ -312,9 +315,6 @@ def noise_scales(ax: Axes, modes: dict[str, dict]) -> None:
                 va="center",
                 fontsize=8,
             )
-    if not values:
-        _nothing(ax, "neither a critical batch size is determined\nnor a noise scale measured")
-        return
     ax.plot([], [], "o", color="0.3", label="critical batch size of the fit")
     if any(mode["noise_scale"] for mode in modes.values()):
         ax.plot([], [], "o", color="0.3", markerfacecolor="white", label="gradient noise scale")

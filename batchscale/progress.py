@@ -52,9 +52,11 @@ class Display:
         for experiment in reversed(list(self._states)):  # tqdm puts the cursor back when the first bar is closed last
             self._forget(experiment)
 
-    def show(self, what: str, experiment: Experiment, content) -> None:
-        """An event of a run: its `progress`, the `record` of an epoch, or the line with which it does `finish`."""
-        {"progress": self._progress, "record": self._record, "finish": self._finish}[what](experiment, content)
+    def show(self, what: str, experiment: Experiment | None, content) -> None:
+        """An event of a run: its `progress`, the `record` of an epoch, the line with which it does `finish`, or a
+        `notice`, which may also be about no run in particular."""
+        show = {"progress": self._progress, "record": self._record, "finish": self._finish, "notice": self._notice}
+        show[what](experiment, content)
 
     def _progress(self, experiment: Experiment, progress: "Progress") -> None:
         state = self._states.setdefault(experiment, _State(started_at=progress.images))
@@ -92,6 +94,10 @@ class Display:
         self.done += 1
         self._forget(experiment)
         tqdm.write(f"[{self.done}/{self.runs}] {line}", file=sys.stdout)
+        sys.stdout.flush()
+
+    def _notice(self, experiment: Experiment | None, line: str) -> None:
+        tqdm.write(line if experiment is None else f"{experiment}: {line}", file=sys.stdout)
         sys.stdout.flush()
 
     def _forget(self, experiment: Experiment) -> None:

@@ -8,26 +8,36 @@ folder, share out the work in this way without knowing of each other.
 """
 
 import contextlib
+import functools
+import math
 import multiprocessing
 import os
 import platform
-import queue
 import signal
+import socket
+import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from numbers import Real
 from pathlib import Path
+from typing import Literal, get_args
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from batchscale.experiment import Experiment, UserError
 from batchscale.progress import Display, summary
-from batchscale.records import Keeper, to_frame
+from batchscale.records import Keeper, UnreadableRecord, to_frame
+from batchscale.storage import Busy, Copies, SaveError, lock, require_writable, scratch_of, write_whole
 
 SAVE_SECONDS = 180  # a long epoch is saved in the middle that often
 WAIT_SECONDS = 0.5  # between two looks at a run that another process is training
 
+WhenLocked = Literal["wait", "leave"]
+OnOutOfMemory = Literal["split", "stop"]
 Report = Callable[[str, Experiment, object], None]
 
 
@@ -42,18 +52,36 @@ class Stopped(KeyboardInterrupt):
         return [str(self)]
 
 
-def pending(experiments: Iterable[Experiment], data_dir: str | os.PathLike) -> list[Experiment]:
+@dataclass(frozen=True, kw_only=True)
+class _Setting:
+    """Where and how a sweep trains: nothing that the numbers depend on."""
+
+    data_dir: Path
+    data_root: str | os.PathLike | None
+    scratch: Path | None
+    when_locked: WhenLocked
+    on_out_of_memory: OnOutOfMemory
+    save_seconds: float
+    sweep: str  # who holds the locks: the process that the user started, for all its workers
+
+    @property
+    def folder(self) -> Path:
+        """Where files are written first, and where locks are."""
+        return self.scratch or self.data_dir
+
+
+def pending(
+    experiments: Iterable[Experiment], data_dir: str | os.PathLike, scratch_dir: str | os.PathLike | None = None
+) -> list[Experiment]:
     """Those of the experiments that are not yet recorded in `data_dir`, in the same order; each named once.
 
     Raises:
         UserError: a file name is taken by another experiment, see `records.Keeper`.
     """
-    return [experiment for experiment in dict.fromkeys(experiments) if not Keeper(experiment, data_dir).finished]
-
-
-def recorded(experiments: Iterable[Experiment], data_dir: str | os.PathLike) -> pd.DataFrame:
-    """Records of these experiments as one tidy frame, in their order; nothing of those that are not there."""
-    return to_frame(row for experiment in experiments for row in Keeper(experiment, data_dir).rows)
+    data_dir, scratch = _places(data_dir, scratch_dir)
+    latest = [_latest(each, data_dir, scratch) for each in dict.fromkeys(experiments)]
+    # What is finished in the scratch folder is still to be copied.
+    return [keeper.experiment for keeper in latest if not (keeper.finished and keeper.folder == data_dir)]
 
 
 def run(
@@ -62,6 +90,10 @@ def run(
     data_dir: str | os.PathLike = "data",
     data_root: str | os.PathLike | None = None,
     workers: int = 1,
+    scratch_dir: str | os.PathLike | None = None,
+    when_locked: WhenLocked = "wait",
+    on_out_of_memory: OnOutOfMemory = "split",
+    save_seconds: float = SAVE_SECONDS,
 ) -> pd.DataFrame:
     """Train what is not yet recorded, keep it in `data_dir`, and return the records of all the experiments.
 
@@ -70,30 +102,79 @@ def run(
         data_dir: folder of the records; made if it is missing.
         data_root: folder of the images, see `datasets.load`.
         workers: processes that train at the same time; the cores are shared out among them.
+        scratch_dir: write the files of a run here first and copy them to `data_dir` after each epoch, in the
+            background; what is newer and whole in either is gone on from. For a `data_dir` that is slow or may vanish.
+            None: write to `data_dir` directly, but on Colab, if that is on Google Drive, to a folder beside it.
+        when_locked: an experiment that another process is training: `wait` until it is done, or `leave` it, saying at
+            the end who has it.
+        on_out_of_memory: where the device has no room for a minibatch, `split` it into micro-batches, whose gradients
+            are summed exactly but which batch norm sees one by one (noted in the sidecar), or `stop` that run, naming
+            the largest batch that fits.
+        save_seconds: a longer epoch is saved in the middle that often.
 
     Raises:
-        UserError: nothing was trained because an experiment does not fit its files, or, after all others were trained,
-            one of them failed.
+        UserError: nothing was trained because an experiment does not fit its files or `data_dir` cannot be written, or,
+            after all others were trained, one of them failed.
         Stopped: Ctrl-C or SIGTERM; everything is saved.
     """
-    experiments = list(experiments)
-    if not isinstance(workers, int) or workers < 1:
+    experiments = list(dict.fromkeys(experiments))
+    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
         raise UserError(f"workers is {workers!r}; it must be a whole number of at least 1")
-    todo = pending(experiments, data_dir)
-    if len(todo) < len(set(experiments)):
-        print(f"{len(set(experiments)) - len(todo)} of {len(set(experiments))} recorded already", flush=True)
-    if todo:
+    if not (isinstance(save_seconds, Real) and 0 <= save_seconds < math.inf):
+        raise UserError(f"save_seconds is {save_seconds!r}; it must be a number of at least 0")
+    for name, value, kind in (
+        ("when_locked", when_locked, WhenLocked),
+        ("on_out_of_memory", on_out_of_memory, OnOutOfMemory),
+    ):
+        if value not in get_args(kind):
+            raise UserError(f"{name} is {value!r}; it must be {' or '.join(get_args(kind))}")
+    data_dir, scratch = _places(data_dir, scratch_dir)
+    setting = _Setting(
+        data_dir=data_dir,
+        data_root=data_root,
+        scratch=scratch,
+        when_locked=when_locked,
+        on_out_of_memory=on_out_of_memory,
+        save_seconds=save_seconds,
+        sweep=f"process {os.getpid()} on {socket.gethostname()}",
+    )
+    todo = pending(experiments, data_dir, scratch)
+    if len(todo) < len(experiments):
+        print(f"{len(experiments) - len(todo)} of {len(experiments)} recorded already", flush=True)
+    if todo or scratch is not None:
+        for folder in {data_dir, setting.folder} if todo else ():
+            require_writable(folder)
         _require_images(todo, data_root)
         with Display(len(todo)) as display, _signals(signal.SIGINT, signal.SIGTERM) as stop:
-            if min(workers, len(todo)) == 1:
-                failures = _work(todo, data_dir, data_root, display.show, stop)
+            if min(workers, len(todo)) <= 1:
+                failures = _Process(setting, display.show, stop).work(todo)
             else:
-                failures = _work_in_processes(todo, data_dir, data_root, min(workers, len(todo)), display.show, stop)
+                failures = _work_in_processes(todo, setting, min(workers, len(todo)), display.show, stop)
         if stop.signal is not None:
             raise Stopped(stop.signal)
         if failures:
             raise UserError("; ".join(dict.fromkeys(failures)))
-    return recorded(experiments, data_dir)
+    return to_frame(row for each in experiments for row in _latest(each, data_dir, scratch).rows)
+
+
+def _places(data_dir, scratch_dir) -> tuple[Path, Path | None]:
+    data_dir = Path(data_dir).expanduser()
+    return data_dir, scratch_of(data_dir, None if scratch_dir is None else Path(scratch_dir).expanduser())
+
+
+def _latest(
+    experiment: Experiment, data_dir: Path, scratch: Path | None, notice: Callable[[str], None] = warnings.warn
+) -> Keeper:
+    """The record of an experiment in `data_dir` or in the scratch folder, whichever has more and is whole."""
+    keepers = [Keeper(experiment, scratch, notice)] if scratch is not None else []
+    try:
+        keepers.insert(0, Keeper(experiment, data_dir, notice))
+    except UnreadableRecord as error:
+        if not keepers or keepers[0].status == "new":
+            raise
+        notice(f"{str(error).partition(';')[0]}; going on from the files in {scratch}")
+    begun = [keeper for keeper in keepers if keeper.status != "new"]
+    return max(begun, key=Keeper.updates_kept) if len(begun) > 1 else (begun or keepers)[0]
 
 
 def _require_images(experiments: list[Experiment], data_root: str | os.PathLike | None) -> None:
@@ -105,76 +186,38 @@ def _require_images(experiments: list[Experiment], data_root: str | os.PathLike 
             datasets.load(name, data_root)
 
 
-def _train(
-    experiment: Experiment,
-    keeper: Keeper,
-    data_root: str | os.PathLike | None,
-    report: Report,
-    stop: "_Stop",
-) -> None:
-    """Train one experiment from wherever its record stands to its end, or until `stop` is set; keep every epoch."""
-    from batchscale import datasets
-    from batchscale.training import Progress, Training
-
-    training = Training(experiment, datasets.load(experiment.dataset, data_root))
-    state = keeper.resume()
-    if state is not None:
-        training.load_state_dict(state)
-    keeper.start(**_facts(training))
-    saved = time.monotonic()
-
-    def between_updates(progress: Progress) -> None:
-        nonlocal saved
-        report("progress", experiment, progress)
-        if stop.is_set():
-            keeper.save_state(training.state_dict())
-            raise _StopTraining
-        if time.monotonic() - saved > SAVE_SECONDS:
-            keeper.save_state(training.state_dict())
-            saved = time.monotonic()
-
-    try:
-        for record in training.records(between_updates):
-            keeper.add(record, training.state_dict())
-            saved = time.monotonic()
-            report("record", experiment, record)
-            if stop.is_set() and record.epoch < experiment.epochs:
-                raise _StopTraining
-    except _StopTraining:
-        return
-    keeper.finish("diverged" if training.diverged else "complete")
-    report("finish", experiment, summary(experiment, keeper.status, keeper.rows))
-
-
 class _StopTraining(Exception):
     """Leaves the loop of updates once the state is saved."""
 
 
 class _Stop:
-    """Whether to stop: a signal came, the process that shares `event` says so, or the parent of this worker is gone."""
+    """Whether to stop: a signal came, or the process that started this worker says so, or is gone."""
 
-    def __init__(self, event=None):
+    def __init__(self, parent: Connection | None = None):
         self.signal: int | None = None
-        self._event = event
+        self._parent = parent
 
     def is_set(self) -> bool:
-        if self.signal is not None:
-            return True
-        if self._event is None:
-            return False
-        return self._event.is_set() or not multiprocessing.parent_process().is_alive()
+        # The parent never sends anything else; once it is gone, there is an end of file to read.
+        return self.signal is not None or (self._parent is not None and self._parent.poll())
 
 
 @contextlib.contextmanager
-def _signals(*numbers: int, event=None) -> Iterator[_Stop]:
-    """Turn these signals into a request to stop after the current update; a second one interrupts at once."""
-    stop = _Stop(event)
+def _signals(*numbers: int, parent: Connection | None = None) -> Iterator[_Stop]:
+    """Turn these signals into a request to stop after the current update; a second one interrupts at once.
+
+    A worker, which has a `parent`, is interrupted by nobody else.
+    """
+    stop = _Stop(parent)
 
     def request(number, frame):
-        # Sets a flag and nothing else: a handler may run in the middle of anything.
-        if stop.signal is not None:
+        if stop.signal is not None and parent is None:
             raise KeyboardInterrupt
         stop.signal = number
+        # Nothing more than that: a handler may run in the middle of anything. An update of a large minibatch may take
+        # a minute, and who sees nothing presses Ctrl-C again.
+        if parent is None and sys.stderr.isatty():
+            os.write(2, b"\nsaving after this update; Ctrl-C again stops at once\n")
 
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, request) for number in numbers if in_main_thread}
@@ -185,91 +228,207 @@ def _signals(*numbers: int, event=None) -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def _work(experiments: list[Experiment], data_dir, data_root, report: Report, stop: _Stop) -> list[str]:
-    """Train each experiment that is not finished and not in another process's hands; what failed, a line each."""
-    failures, todo = [], list(experiments)
-    while todo and not stop.is_set():
-        busy = []
-        for experiment in todo:
-            if stop.is_set():
-                break
+class _Process:
+    """A process that trains: it takes the experiments that nobody else has, one after another."""
+
+    def __init__(self, setting: _Setting, report: Report, stop: _Stop):
+        self.setting, self.report, self.stop = setting, report, stop
+        self.copies: Copies | None = None
+
+    def work(self, experiments: list[Experiment]) -> list[str]:
+        """Bring each of them to its end, whoever does it; what failed, a line each."""
+        if self.setting.scratch is None:
+            return self._share(experiments)
+        with Copies(self.setting.data_dir, functools.partial(self.report, "notice", None)) as self.copies:
+            return self._share(experiments)
+
+    def _share(self, experiments: list[Experiment]) -> list[str]:
+        setting, failures, todo, told = self.setting, [], list(experiments), False
+        while todo and not self.stop.is_set():
+            busy = {}
+            for experiment in todo:
+                if self.stop.is_set():
+                    break
+                try:
+                    with lock(setting.folder / f".{experiment.stem}.lock", setting.sweep):
+                        self._complete(experiment)
+                except Busy as other:
+                    if setting.when_locked == "wait" or other.holder == setting.sweep:  # our own workers are waited for
+                        busy[experiment] = other.holder
+                    else:
+                        failures.append(f"{experiment} is being trained by {other.holder}")
+                except SaveError as error:  # nor could the next one be saved
+                    return [*failures, f"{experiment}: {error}"]
+                except UserError as error:
+                    failures.append(f"{experiment}: {error}")
+                    if len(experiments) > 1:
+                        self.report("finish", experiment, f"{experiment}: failed, {error}")
+            if busy and len(busy) == len(todo):
+                others = [(experiment, holder) for experiment, holder in busy.items() if holder != setting.sweep]
+                if others and not told:
+                    told = True
+                    self.report("notice", None, "waiting for {}, which {} is training".format(*others[0]))
+                time.sleep(WAIT_SECONDS)
+            todo = list(busy)
+        return failures
+
+    def _complete(self, experiment: Experiment) -> None:
+        """Bring a record, whose lock is held, to its end, from wherever it stands, or to where `stop` is set."""
+        scratch = self.setting.scratch
+        notice = functools.partial(self.report, "notice", experiment)
+        keeper = _latest(experiment, self.setting.data_dir, scratch, notice)
+        if scratch is not None and keeper.folder != scratch:
+            if keeper.finished:
+                return
+            for file in keeper.files:
+                if file.exists():
+                    write_whole(scratch / file.name, file.read_bytes())
+            keeper = Keeper(experiment, scratch, notice)
+        if not keeper.trained:
+            self._train(experiment, keeper)
+        elif not keeper.finished:
+            keeper.finish()
+        self._copy(keeper)
+
+    def _copy(self, keeper: Keeper) -> None:
+        if self.copies is not None:
+            self.copies.request(keeper.files, move=keeper.finished)
+
+    def _train(self, experiment: Experiment, keeper: Keeper) -> None:
+        """Train, in ever smaller micro-batches as long as the device has no room and the user allows it."""
+        from batchscale import datasets
+        from batchscale.training import OutOfMemory, Training, free_memory
+
+        data = datasets.load(experiment.dataset, self.setting.data_root)
+        images_at_once = {}
+        while True:
             try:
-                keeper = Keeper(experiment, data_dir)
-                if keeper.finished:
-                    continue
-                with _lock(keeper):
-                    keeper.read()  # somebody may have finished it since
-                    if not keeper.finished:
-                        _train(experiment, keeper, data_root, report, stop)
-                    if keeper.finished:
-                        _lock_file(keeper).unlink(missing_ok=True)  # who waits for it will find the run finished
-            except Timeout:
-                busy.append(experiment)
-            except UserError as error:
-                failures.append(f"{experiment}: {error}")
-                if len(experiments) > 1:
-                    report("finish", experiment, f"{experiment}: failed, {error}")
-        if len(busy) == len(todo):
-            time.sleep(WAIT_SECONDS)
-        todo = busy
-    return failures
+                return self._train_with(Training(experiment, data), images_at_once, keeper)
+            except OutOfMemory as error:
+                images, where, problem = error.images, error.where, str(error)
+            # Out of the clause above, whose error refers to everything that is to be freed.
+            free_memory()
+            if images == 1:
+                raise UserError(f"the device has {problem}; take a smaller network or another device")
+            if where == "training" and self.setting.on_out_of_memory == "stop":
+                largest = Training(experiment, data).largest_that_fits(images)
+                raise UserError(
+                    f"the device has {problem}; the largest batch that fits is {largest}: take a smaller batch, "
+                    f"--micro-batch-size {largest} or --on-out-of-memory split"
+                )
+            images_at_once[where] = images // 2
+            seen = ", which batch norm sees one by one" if where == "training" else ""
+            how = f"going on from what was saved last with at most {images // 2}{seen}"
+            self.report("notice", experiment, f"{problem}: {how}")
+
+    def _train_with(self, training, images_at_once: dict[str, int], keeper: Keeper) -> None:
+        """Train from wherever the record stands, keeping every epoch, and long ones in the middle."""
+        experiment = training.experiment
+        state = keeper.resume()
+        if state is not None:
+            training.load_state_dict(state)
+        training.limit(images_at_once)
+        keeper.start(**_facts(training))
+        saved = time.monotonic()
+
+        def between_updates(progress) -> None:
+            nonlocal saved
+            self.report("progress", experiment, progress)
+            stopping = self.stop.is_set()
+            if stopping or time.monotonic() - saved > self.setting.save_seconds:
+                keeper.save_state(training.state_dict())
+                self._copy(keeper)
+                saved = time.monotonic()
+            if stopping:
+                raise _StopTraining
+
+        try:
+            for record in training.records(between_updates):
+                keeper.add(record, training.state_dict())
+                self._copy(keeper)
+                saved = time.monotonic()
+                self.report("record", experiment, record)
+                if self.stop.is_set() and record.epoch < experiment.epochs:
+                    return
+        except _StopTraining:
+            return
+        keeper.finish("diverged" if training.diverged else "complete")
+        self.report("finish", experiment, summary(experiment, keeper.status, keeper.rows))
 
 
 def _work_in_processes(
-    experiments: list[Experiment], data_dir, data_root, workers: int, report: Report, stop: _Stop
+    experiments: list[Experiment], setting: _Setting, workers: int, report: Report, stop: _Stop
 ) -> list[str]:
-    """`_work` in that many processes, which share the experiments through their locks and the cores evenly."""
+    """Do the same in that many processes, which share the experiments through their locks and the cores evenly."""
     context = multiprocessing.get_context("spawn")  # the only way that is safe with threads and CUDA in the parent
-    events, event = context.Queue(), context.Event()
     threads = max(1, _cores() // workers)
-    arguments = (experiments, data_dir, data_root, threads, events, event)
-    processes = [context.Process(target=_worker, args=arguments, daemon=True) for _ in range(workers)]
-    for process in processes:
-        process.start()
-    failures = []
-    while True:
-        alive = any(process.is_alive() for process in processes)
-        if stop.is_set():
-            event.set()
-        try:
-            what, *rest = events.get(timeout=0.1)
-        except queue.Empty:
-            if not alive:  # asked before the queue was: nothing can come any more
-                break
-            continue
-        if what == "failures":
-            failures += rest[0]
-        else:
-            report(what, *rest)
-    lost = [process.exitcode for process in processes if process.exitcode]
+    # A pipe for each of them: a queue or an event shared by all has a lock, which a worker that is killed while it
+    # holds it never gives back.
+    processes = {}
+    with _interrupts_blocked():
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_worker, args=(experiments, setting, threads, theirs), daemon=True)
+            process.start()
+            theirs.close()  # so that the end of the worker is the end of the file
+            processes[ours] = process
+    failures, running, told = [], set(processes), False
+    try:
+        while running:
+            if stop.is_set() and not told:
+                told = True
+                for connection in running:
+                    with contextlib.suppress(OSError):
+                        connection.send("stop")
+            for connection in wait(running, timeout=0.1):
+                try:
+                    what, *content = connection.recv()
+                except (EOFError, OSError):  # it ended, possibly in the middle of a message
+                    running.remove(connection)
+                    processes[connection].join()
+                    continue
+                if what == "failures":
+                    failures += content[0]
+                else:
+                    report(what, *content)
+    except KeyboardInterrupt:  # a second one does not wait for a long update
+        for process in processes.values():
+            process.kill()
+        raise
+    lost = [process.exitcode for process in processes.values() if process.exitcode]
     if lost:
         failures.append(f"{len(lost)} of {workers} workers ended with exit code {lost[0]}; start again to go on")
     return failures
 
 
-def _worker(experiments: list[Experiment], data_dir, data_root, threads: int, events, event) -> None:
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes that are started inside never see a Ctrl-C; here it comes as soon as this is over."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows: workers then say that they were interrupted
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # it would be started with the first process, and starting it unblocks Ctrl-C
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _worker(experiments: list[Experiment], setting: _Setting, threads: int, parent: Connection) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes it on
-    with _signals(signal.SIGTERM, event=event) as stop:
-        failures = _work(experiments, data_dir, data_root, lambda *message: events.put(message), stop)
-    events.put(("failures", failures))
 
+    def send(*message) -> None:
+        with contextlib.suppress(OSError):  # a parent that is gone needs no report, and `stop` sees it
+            parent.send(message)
 
-def _lock_file(keeper: Keeper) -> Path:
-    return keeper.folder / f".{keeper.experiment.stem}.lock"
-
-
-def _lock(keeper: Keeper) -> FileLock:
-    """Held by the process that trains this record; the system frees it when that process dies, however it does."""
-    try:
-        keeper.folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(_lock_file(keeper)).acquire(timeout=0)
-    except OSError as error:
-        if isinstance(error, Timeout):
-            raise
-        raise UserError(f"{keeper.folder} cannot be written ({error.strerror}); choose another data_dir") from error
+    with _signals(signal.SIGTERM, parent=parent) as stop:
+        failures = _Process(setting, send, stop).work(experiments)
+    send("failures", failures)
 
 
 def _cores() -> int:
@@ -289,4 +448,7 @@ def _facts(training) -> dict:
         "updates_per_epoch": training.updates_per_epoch,
         "train_images": len(training.data.train_images),
         "test_images": len(training.data.test_images),
+        # Batch norm uses the statistics of a micro-batch ("ghost batch", Hoffer et al. 2017), which may have become
+        # smaller in the middle of a run.
+        "ghost_batch": [{"from_update": update, "images": size} for update, size in training.ghost_batches],
     }

@@ -9,8 +9,12 @@ every random number of an epoch comes from (seed, epoch), and the learning rate 
 """
 
 import contextlib
+import gc
 import inspect
 import math
+import random
+import re
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,10 +25,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from batchscale.datasets import TRAIN_ACCURACY_IMAGES, Dataset
-from batchscale.experiment import Experiment, Record, UserError, find_callable
+from batchscale.experiment import Experiment, Record, UserError, failure, find_callable
 
 EVALUATION_BATCH_SIZE = 500
 PULSE_SECONDS = 0.25  # training time between two calls of `between_updates`
+
+# How those say it that have no exception of their own: the allocators of the CPU and of Apple's GPU, cuDNN, cuBLAS, and
+# oneDNN, which gives no reason at all.
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|could not create a primitive", re.IGNORECASE
+)
+
+
+class OutOfMemory(Exception):
+    """The device has no room for `images` at once, in `training` or `evaluation`: see `Training.limit`."""
+
+    def __init__(self, images: int, where: str, reason: str):
+        super().__init__(f"no room for {images} images at once in {where} ({reason})")
+        self.images, self.where = images, where
 
 
 def select_device(name: str) -> torch.device:
@@ -37,7 +55,7 @@ def select_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # a device without values (meta) is none to train on
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -68,23 +86,28 @@ def build_model(experiment: Experiment, data: Dataset) -> nn.Module:
     """
     factory = find_callable(experiment.model, "model")
     arguments = {"width": experiment.width, "in_channels": data.channels, "num_classes": len(data.classes)}
-    parameters = inspect.signature(factory).parameters
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model is {experiment.model!r}, which has no signature: {error}") from error
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         parameters = {"num_classes": None, **parameters}
     if "width" not in parameters and experiment.width != 1:
         raise UserError(f"width is {experiment.width} but {experiment.model} takes no width")
+    wanted = min(2, len(data.test_images)), len(data.classes)
     try:
         with torch.random.fork_rng():
             torch.manual_seed(epoch_seed(experiment.seed, 0))
             model = factory(**{name: value for name, value in arguments.items() if name in parameters})
             with torch.no_grad():
                 logits = model.eval()(data.normalised(data.test_images[:2].cpu()))
+            shape = tuple(logits.shape)
     except Exception as error:  # whatever somebody else's network raises, it is theirs to mend
-        raise UserError(f"model {experiment.model} failed for width {experiment.width}: {error}") from error
-    if logits.shape != (min(2, len(data.test_images)), len(data.classes)):
+        raise UserError(f"model {experiment.model} failed for width {experiment.width}: {failure(error)}") from error
+    if shape != wanted:
         raise UserError(
-            f"model {experiment.model} gives logits of shape {tuple(logits.shape)} for two images of {data.name}; "
-            f"they must have shape {(2, len(data.classes))}"
+            f"model {experiment.model} gives logits of shape {shape} for {wanted[0]} images of {data.name}; "
+            f"they must have shape {wanted}"
         )
     return model
 
@@ -110,6 +133,8 @@ class Training:
 
     Attributes:
         updates: optimizer updates completed.
+        images_at_once: most images in `training` and in `evaluation`, see `limit`.
+        ghost_batches: the `micro_batch_size` from the start, and from each update on at which it became smaller.
         running_time: seconds of training so far; evaluation and whatever happens between records is excluded.
         diverged: a loss was not finite; no further record comes.
 
@@ -128,20 +153,50 @@ class Training:
                 f"here: an epoch would have no update; take a smaller batch"
             )
         model = build_model(experiment, data) if model is None else model
-        self.model = model.to(self.device, memory_format=torch.channels_last)
-        self.data = data.to(self.device)
+        try:
+            self.model = model.to(self.device, memory_format=torch.channels_last)
+            self.data = data.to(self.device)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise UserError(f"{self.device} has no room for the network and the images: {_reason(error)}") from None
+        if self.device.type == "cuda":
+            # cuDNN would choose algorithms that round differently every time; a resumed run has to repeat every number.
+            torch.backends.cudnn.deterministic = True
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=experiment.base_lr,
             momentum=experiment.momentum,
             weight_decay=experiment.weight_decay,
         )
+        self.images_at_once = {"training": experiment.batch_size, "evaluation": EVALUATION_BATCH_SIZE}
+        self.ghost_batches = [(0, self.micro_batch_size)]
         self.updates = 0
         self.running_time = 0.0
         self.diverged = False
         self._epoch_time = 0.0
         self._loss_sum = torch.zeros((), device=self.device)  # over the updates of the epoch in progress
-        self._random_state: dict[str, Tensor] | None = None  # generators in the middle of an epoch
+        self._random_state: dict | None = None  # generators in the middle of an epoch
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Images in one forward pass of training, whose statistics batch norm uses; the minibatch, if it is not split.
+
+        Where the device's memory is the limit, a minibatch is split into micro-batches as equal as can be.
+        """
+        size = self.experiment.micro_batch_size or self.experiment.batch_size
+        return math.ceil(size / math.ceil(size / self.images_at_once["training"]))
+
+    def limit(self, images_at_once: dict[str, int]) -> None:
+        """From here on, take no more images at once in `training` or `evaluation` than that, nor than before.
+
+        Gradients and accuracy stay exact; batch norm sees the `micro_batch_size`.
+        """
+        for where, images in images_at_once.items():
+            self.images_at_once[where] = min(images, self.images_at_once[where])
+        if self.micro_batch_size != self.ghost_batches[-1][1]:
+            self.ghost_batches = [pair for pair in self.ghost_batches if pair[0] < self.updates]
+            self.ghost_batches.append((self.updates, self.micro_batch_size))
 
     def records(self, between_updates: Callable[[Progress], None] | None = None) -> Iterator[Record]:
         """Train to the end of the experiment, one record an epoch, from wherever the training stands.
@@ -149,6 +204,10 @@ class Training:
         `between_updates` is called a few times a second between two updates, the clock stopped; it may raise to stop
         the training, which goes on from there when `records` or a `state_dict` is used again. The iterator ends early,
         with `diverged` set, when a loss is not finite; the epoch in which that happens has no record.
+
+        Raises:
+            OutOfMemory: in the middle of an update. This object is then good for nothing; a saved state is.
+            UserError: the network failed, naming the place.
         """
         while not self.diverged and self.updates < self.experiment.epochs * self.updates_per_epoch:
             epoch = self.updates // self.updates_per_epoch + 1
@@ -171,15 +230,30 @@ class Training:
             "running_time": self.running_time,
             "epoch_time": self._epoch_time,
             "loss_sum": self._loss_sum,
+            "images_at_once": self.images_at_once,
+            "ghost_batches": self.ghost_batches,
             "random_state": self._random_state,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from a `state_dict` of the same experiment, possibly with more epochs or on another device."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Go on from a `state_dict` of the same experiment, possibly with more epochs or on another device.
+
+        Raises:
+            UserError: the network is not the one that the state was saved with.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
+            raise UserError(
+                f"what is saved does not fit the network {self.experiment.model}, which was changed since ({reason}); "
+                f"change it back, or choose another name or data_dir"
+            ) from error
+        self.images_at_once = dict(state["images_at_once"])
+        self.ghost_batches = [tuple(pair) for pair in state["ghost_batches"]]
         self.updates = state["updates"]
         self.running_time = state["running_time"]
         self._epoch_time = state["epoch_time"]
@@ -191,11 +265,11 @@ class Training:
         experiment, size = self.experiment, self.experiment.batch_size
         order = permutation(len(self.data.train_images), experiment.seed, epoch).to(self.device)
         self.model.train()
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with _generators_kept(self.device):
             if self._random_state is None:
-                torch.manual_seed(epoch_seed(experiment.seed, epoch))
+                _seed_generators(epoch_seed(experiment.seed, epoch))
             else:
-                self._set_random_state(self._random_state)
+                _set_generators(self._random_state, self.device)
             started = self._clock()
             while self.updates < epoch * self.updates_per_epoch:
                 first = self.updates % self.updates_per_epoch * size
@@ -207,7 +281,7 @@ class Training:
                         self.diverged = True
                         return
                     if between_updates is not None:
-                        self._random_state = self._get_random_state()
+                        self._random_state = _get_generators(self.device)
                         between_updates(self._progress(epoch, loss))
                     started = self._clock()
             self._pause(started)
@@ -219,15 +293,49 @@ class Training:
         learning_rate = self.experiment.learning_rate(self.updates, self.updates_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+        try:
+            self._gradient(indices)
+            self.optimizer.step()
+        except Exception as error:
+            raise self._failure(error, "training", self.micro_batch_size) from error
+        self.updates += 1
+
+    def _gradient(self, indices: Tensor) -> None:
+        """Gradient of the mean loss over the minibatch `indices`, into the parameters; the loss into its sum."""
         self.optimizer.zero_grad(set_to_none=True)
-        for part in indices.split(self.experiment.micro_batch_size or len(indices)):
+        for part in indices.split(self.micro_batch_size):
             images, labels = self.data.batch(part)
             with self._precision():
                 loss = functional.cross_entropy(self.model(images), labels, reduction="sum") / len(indices)
             loss.backward()
             self._loss_sum += loss.detach()
-        self.optimizer.step()
-        self.updates += 1
+
+    def largest_that_fits(self, images: int) -> int:
+        """Most images, below `images`, that the device has room for at once in training; 0: not even one.
+
+        Found by trying, to within 1 in 32; the training is good for nothing afterwards.
+        """
+        fits, order = 0, torch.arange(images, device=self.device)
+        self.model.train()
+        while images - fits > max(1, images // 32):
+            middle = (fits + images) // 2
+            try:
+                self._gradient(order[:middle])
+                fits = middle
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                images = middle
+            free_memory()
+        return fits
+
+    def _failure(self, error: Exception, where: str, images: int) -> Exception:
+        """What to raise for an error of the network: `OutOfMemory`, or a `UserError` that says where it happened."""
+        if _is_out_of_memory(error):
+            return OutOfMemory(images, where, _reason(error))
+        return UserError(
+            f"model {self.experiment.model} failed in {where}, after update {self.updates}: {failure(error)}"
+        )
 
     def _record(self, epoch: int) -> Record:
         images = self.updates_per_epoch * self.experiment.batch_size
@@ -257,14 +365,16 @@ class Training:
         self.model.eval()
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         loss = torch.zeros((), dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
-        with torch.inference_mode():
-            for part, target in zip(
-                images.split(EVALUATION_BATCH_SIZE), labels.split(EVALUATION_BATCH_SIZE), strict=True
-            ):
-                with self._precision():
-                    logits = self.model(self.data.normalised(part))
-                    loss += functional.cross_entropy(logits, target, reduction="sum").to(loss)
-                correct += (logits.argmax(dim=1) == target).sum()
+        size = self.images_at_once["evaluation"]
+        try:
+            with torch.inference_mode():
+                for part, target in zip(images.split(size), labels.split(size), strict=True):
+                    with self._precision():
+                        logits = self.model(self.data.normalised(part))
+                        loss += functional.cross_entropy(logits, target, reduction="sum").to(loss)
+                    correct += (logits.argmax(dim=1) == target).sum()
+        except Exception as error:
+            raise self._failure(error, "evaluation", size) from error
         return correct.item() / len(labels), loss.item() / len(labels)
 
     def _precision(self) -> contextlib.AbstractContextManager:
@@ -295,19 +405,68 @@ class Training:
         self.running_time += now - started
         return now
 
-    def _get_random_state(self) -> dict[str, Tensor]:
-        state = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            state["cuda"] = torch.cuda.get_rng_state(self.device)
-        elif self.device.type == "mps":
-            state["mps"] = torch.mps.get_rng_state()
-        return state
 
-    def _set_random_state(self, state: dict[str, Tensor]) -> None:
-        # On another kind of device than before there is no such state: dropout then goes on with whatever numbers the
-        # device has. Such a run could not repeat the other device's rounding either.
-        torch.set_rng_state(state["cpu"])
-        if self.device.type == "cuda" and "cuda" in state:
-            torch.cuda.set_rng_state(state["cuda"], self.device)
-        elif self.device.type == "mps" and "mps" in state:
-            torch.mps.set_rng_state(state["mps"])
+def free_memory() -> None:
+    """Give back what a training that ran out of memory held, once nothing refers to it any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+    )
+
+
+def _reason(error: BaseException) -> str:
+    return textwrap.shorten((str(error) or type(error).__name__).splitlines()[0], 100, placeholder=" ...")
+
+
+# All random generators that a network may draw from: torch's on the CPU and on the device, Python's, NumPy's.
+
+
+def _seed_generators(seed: int) -> None:
+    torch.manual_seed(seed)  # on every device
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (the global generator is what somebody's network would use)
+
+
+def _get_generators(device: torch.device) -> dict:
+    """Their states; loads with `torch.load(weights_only=True)`."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    state = {
+        "cpu": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def _set_generators(state: dict, device: torch.device) -> None:
+    # On another kind of device than before there is no such state: dropout then goes on with whatever numbers the
+    # device has. Such a run could not repeat the other device's rounding either.
+    torch.set_rng_state(state["cpu"])
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
+
+
+@contextlib.contextmanager
+def _generators_kept(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn inside, outside the generators are as they were."""
+    before = _get_generators(device)
+    try:
+        yield
+    finally:
+        _set_generators(before, device)

@@ -89,7 +89,7 @@ def test_own_data(monkeypatch):
         (own_data(dtype=np.float32), "torch.float32 of shape"),
         (own_data()[:3], "must return"),
         ((own_data()[0], np.arange(5), *own_data()[2:]), "must be 6 whole numbers"),
-        ((own_data()[0], np.arange(6) - 1, *own_data()[2:]), "from -1"),
+        ((own_data()[0], np.arange(6) - 1, *own_data()[2:]), "lowest train label is -1"),
         ((own_data()[0], np.arange(6.0), *own_data()[2:]), "whole numbers"),
         ((own_data()[0][0], *own_data()[1:]), "of shape"),
         ((*own_data()[:2], own_data(4, 16)[0], np.arange(4)), "differ in shape"),

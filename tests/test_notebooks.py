@@ -1,15 +1,20 @@
 """The notebooks as users run them: unchanged, with other parameters, from anywhere."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 from conftest import PROJECT
+from kills import Run
+from test_storage import wait_until
 
 from batchscale import cli, notebooks
 from batchscale.experiment import LARGE_BATCH_SIZES, MODES, SMALL_BATCH_SIZES, Experiment
@@ -149,6 +154,24 @@ def test_the_study_on_digits_and_once_more(tmp_path, capfd):
     pd.testing.assert_frame_equal(load(out), table)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows cannot interrupt a process")
+@pytest.mark.parametrize(("number", "send"), [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)])
+def test_a_study_that_is_stopped_saves_and_leaves_no_process(tmp_path, number, send):
+    """The kernel is in a group of its own, and its workers are its children."""
+    flags = ["--dataset", "digits", "--width", "0.1", "--small", "2", "4", "--epochs", "9", "--workers", "2"]
+    study = Run(["study", "--out", str(tmp_path / "out"), *flags], tmp_path / "log")
+    wait_until(lambda: list((tmp_path / "out").glob("*.csv")) or not study.process.is_alive(), seconds=60)
+    processes = psutil.Process(study.process.pid).children(recursive=True)
+    assert len(processes) >= 3
+    send(study.process.pid, number)
+    assert study.ended() == 128 + number
+    assert study.said().splitlines()[-1] == "stopped; everything is saved: start again to go on"
+    assert "Traceback" not in study.said()
+    assert psutil.wait_procs(processes, timeout=20)[1] == []
+    assert list((tmp_path / "out").glob("*.ckpt"))
+    assert not list((tmp_path / "out").glob(".*"))
+
+
 def test_from_a_folder_with_a_space_and_another_working_directory(tmp_path):
     """A copy of the project, its notebook started from a folder beside it, the project named in the first cell."""
     copy = tmp_path / "my copy"
@@ -196,15 +219,28 @@ def test_recorded_runs_are_shown_without_images(tmp_path):
     assert not (tmp_path / "nothing here").exists()
 
 
-def test_results_without_records_say_so_in_one_line(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        (notebooks.TRAINING[1], {"batch_sizes": [300]}, "batch_size is 300 but digits has 256 training images here"),
+        (notebooks.RESULTS, {"data_dir": "{}/nothing"}, "holds no CSV; run one of the training notebooks first"),
+        (notebooks.RESULTS, {}, "baseline.csv, line 2: accuracy is '62.1', which is not in 0-1; restore the file"),
+    ],
+)
+def test_mistakes_are_one_line_without_a_traceback(tmp_path, name, wrong, message):
+    (tmp_path / "baseline.csv").write_text(
+        "batch_size,epoch,accuracy,generalization_error,running_time\n64,1,62.1,0.1,1\n"
+    )
     out = tmp_path / "out.ipynb"
+    given = {"data_dir": str(tmp_path), **(TINY if name in notebooks.TRAINING else {}), **wrong}
+    given["data_dir"] = given["data_dir"].replace("{}", str(tmp_path))
     with pytest.raises(subprocess.CalledProcessError):
-        papermill(PROJECT / f"{notebooks.RESULTS}.ipynb", out, PROJECT, data_dir=str(tmp_path))
+        papermill(PROJECT / f"{name}.ipynb", out, PROJECT, **given)
     (error,) = [
         output
         for cell in nbformat.read(out, as_version=4).cells
         for output in cell.get("outputs", [])
         if output.output_type == "error"
     ]
-    assert "holds no CSV; run one of the training notebooks first" in error.evalue
+    assert message in error.evalue
     assert len(error.traceback) == 1

@@ -1,8 +1,9 @@
 """Real runs on digits: recorded once, resumed exactly, shared out among workers, and stopped without loss."""
 
 import os
+import shutil
 import signal
-import subprocess
+import socket
 import sys
 import time
 from pathlib import Path
@@ -10,11 +11,13 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from conftest import PROJECT
+from kills import Run, workers
+from test_storage import wait_until
 
-from batchscale import progress, sweeps
+from batchscale import progress, storage, sweeps, training
 from batchscale.experiment import Experiment, UserError, study
-from batchscale.records import Keeper, read_csv
+from batchscale.records import Keeper, load, read_csv
+from batchscale.training import Training
 
 TIMES = ["running_time", "epoch_time", "images_per_second"]
 TINY = {"dataset": "digits", "width": 0.1, "train_size": 256, "epochs": 2}
@@ -62,7 +65,8 @@ def test_only_what_is_missing(tmp_path):
 def test_workers_record_the_same(tmp_path):
     experiments = tiny(seeds=[0, 1])
     sweeps.run(experiments, data_dir=tmp_path / "one")
-    sweeps.run(experiments, data_dir=tmp_path / "two", workers=2)
+    # Told to leave what others train: a worker of the same sweep is no other.
+    sweeps.run(experiments, data_dir=tmp_path / "two", workers=2, when_locked="leave")
     assert_same_records(tmp_path / "one", tmp_path / "two")
     assert not [path for path in (tmp_path / "two").iterdir() if path.name.startswith(".")]
 
@@ -104,83 +108,243 @@ def test_workers_is_a_number(tmp_path):
         sweeps.run(tiny(), data_dir=tmp_path, workers=0)
 
 
-SWEEP = [
-    *(sys.executable, "-m", "batchscale", "sweep", "--names", "baseline_small", "--dataset", "digits"),
-    *("--width", "0.1", "--epochs", "4", "--train-size", "800", "--small", "4", "8"),
-]
+SWEEP = ["sweep", "--names", "baseline_small", "--dataset", "digits", "--width", "0.1", "--epochs", "4"]
+SWEEP += ["--train-size", "800", "--small", "4", "8"]
+AS_SWEEP = {"train_size": 800, "epochs": 4}
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 
 
-def started(folder, *flags, **options) -> subprocess.Popen:
+def started(folder, *flags) -> Run:
     """A sweep in a process group of its own, as a terminal starts it, once it has recorded an epoch."""
-    process = subprocess.Popen(
-        [*SWEEP, "--data-dir", str(folder), *flags],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        **options,
-    )
-    while process.poll() is None and not list(folder.glob("*.csv")):
+    run = Run([*SWEEP, "--data-dir", str(folder), *flags], folder.with_suffix(".log"))
+    while run.process.is_alive() and not list(folder.glob("*.csv")):
         time.sleep(0.02)
-    return process
-
-
-def members(group: int) -> list[str]:
-    """Processes of a group that are alive, zombies not counted: those are for whoever started them."""
-    if not Path("/proc/self/stat").exists():
-        pytest.skip("needs Linux's /proc to see which processes are left")
-    alive = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, _, rest = path.read_text().rpartition(")")
-        except OSError:  # it ended meanwhile
-            continue
-        state, _, its_group, *_ = rest.split()
-        if int(its_group) == group and state not in "ZX":
-            alive.append(name)
-    return alive
+    return run
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The records of SWEEP when nobody stops it."""
     folder = tmp_path_factory.mktemp("whole")
-    sweeps.run(tiny([4, 8], train_size=800, epochs=4), data_dir=folder)
+    sweeps.run(tiny([4, 8], **AS_SWEEP), data_dir=folder)
     return folder
 
 
+def assert_goes_on(folder, whole) -> None:
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]  # no lock, nothing half-written
+    experiments = tiny([4, 8], **AS_SWEEP)
+    assert list(folder.glob("*.ckpt"))
+    assert sweeps.pending(experiments, folder)
+    sweeps.run(experiments, data_dir=folder)
+    assert_same_records(folder, whole)
+    assert not list(folder.glob("*.ckpt*"))
+
+
+@pytest.mark.parametrize(("save_seconds", "saves"), [(0, 9), (1e9, 0)])
+def test_a_long_epoch_is_saved_in_the_middle(tmp_path, monkeypatch, save_seconds, saves):
+    """Killed before its tenth update, the first epoch goes on after the ninth, or begins again."""
+    monkeypatch.setattr(training, "PULSE_SECONDS", 0)
+    update = Training._update
+
+    def update_or_die(run, indices):
+        if run.updates == 9:
+            raise SystemExit
+        update(run, indices)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_update", update_or_die)
+        with pytest.raises(SystemExit):
+            sweeps.run(tiny([16]), data_dir=tmp_path, save_seconds=save_seconds)
+    resumed = counted_updates(monkeypatch)
+    sweeps.run(tiny([16]), data_dir=tmp_path)
+    assert resumed == [*range(saves, 32)]
+
+
+@needs_proc
 @pytest.mark.parametrize(
-    ("number", "flags"),
-    [(signal.SIGINT, []), (signal.SIGTERM, []), (signal.SIGINT, ["--workers", "2"]), (signal.SIGKILL, [])],
-    ids=["ctrl-c", "terminate", "ctrl-c with workers", "kill"],
+    ("number", "send", "flags"),
+    [
+        (signal.SIGINT, os.killpg, []),  # as a terminal does: to all of them
+        (signal.SIGTERM, os.kill, []),  # as kill does: to the one that was started
+        (signal.SIGINT, os.killpg, ["--workers", "2"]),
+        (signal.SIGTERM, os.kill, ["--workers", "2"]),
+        (signal.SIGTERM, os.killpg, ["--workers", "2"]),  # as a cluster does
+    ],
+    ids=["ctrl-c", "terminate", "ctrl-c with workers", "terminate the parent", "terminate all"],
 )
-def test_stopped_and_started_again(tmp_path, whole, number, flags):
-    process = started(tmp_path / "stopped", *flags)
-    os.killpg(process.pid, number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
-    if number != signal.SIGKILL:
-        assert errors.splitlines()[-1] == "stopped; everything is saved: start again to go on"
-        assert "Traceback" not in errors
-    deadline = time.monotonic() + 20
-    while members(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert members(process.pid) == []
-    assert list((tmp_path / "stopped").glob("*.ckpt"))
-    experiments = tiny([4, 8], train_size=800, epochs=4)
-    assert sweeps.pending(experiments, tmp_path / "stopped")
-    sweeps.run(experiments, data_dir=tmp_path / "stopped")
-    assert_same_records(tmp_path / "stopped", whole)
-    assert not list((tmp_path / "stopped").glob("*.ckpt"))
+def test_stopped_and_started_again(tmp_path, whole, number, send, flags):
+    folder = tmp_path / "stopped"
+    run = started(folder, *flags)
+    send(run.process.pid, number)
+    assert run.ended(timeout=60) == 128 + number
+    assert run.said().splitlines()[-1] == "stopped; everything is saved: start again to go on"
+    assert "Traceback" not in run.said()
+    assert_goes_on(folder, whole)
 
 
-def test_two_sweeps_on_one_folder_share_out_the_work(tmp_path):
-    processes = [started(tmp_path), started(tmp_path)]
-    outputs = [process.communicate(timeout=100)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert sum(output.count("complete, 4 epochs") for output in outputs) == 2
-    assert len(list(tmp_path.glob("*.csv"))) == 2
+@needs_proc
+@pytest.mark.parametrize("delay", [0.3, 1, 2])
+def test_ctrl_c_while_workers_start(tmp_path, delay):
+    """They import for seconds, and a Ctrl-C reaches them as well."""
+    run = Run([*SWEEP, "--data-dir", str(tmp_path / "data"), "--workers", "2"], tmp_path / "log")
+    time.sleep(delay)
+    os.killpg(run.process.pid, signal.SIGINT)
+    assert run.ended(timeout=60) == 130
+    assert run.said().splitlines()[-1] in ("stopped; everything is saved: start again to go on", "interrupted")
+    assert "Traceback" not in run.said()
+
+
+@needs_proc
+def test_workers_end_when_their_parent_is_gone(tmp_path, whole):
+    run = started(tmp_path / "orphans", "--workers", "2")
+    run.kill(0, lambda run: [run.process.pid])
+    assert run.ended() == -9  # and the whole group is gone
+    assert "Traceback" not in run.said()
+    assert_goes_on(tmp_path / "orphans", whole)
+
+
+@needs_proc
+def test_a_worker_that_is_gone_is_told_and_the_others_take_its_run(tmp_path, whole):
+    run = started(tmp_path / "data", "--workers", "2")
+    run.kill(0, lambda run: workers(run)[:1])
+    assert run.ended() == 2
+    assert run.said().endswith("error: 1 of 2 workers ended with exit code -9; start again to go on\n")
+    assert_same_records(tmp_path / "data", whole)
+
+
+@needs_proc
+def test_one_trains_and_the_other_waits_or_says_who_holds_it(tmp_path, whole):
+    folder = tmp_path / "data"
+    holder = started(folder)
+    name = f"process {holder.process.pid} on {socket.gethostname()}"
+    leaving = Run([*SWEEP, "--small", "4", "--data-dir", str(folder), "--when-locked", "leave"], tmp_path / "leaving")
+    assert leaving.ended() == 2
+    assert leaving.said() == f"error: baseline_small B=4 seed 0 is being trained by {name}\n"
+    waiting = Run([*SWEEP, "--small", "4", "--data-dir", str(folder)], tmp_path / "waiting")
+    assert waiting.ended() == holder.ended() == 0
+    assert waiting.said() == f"waiting for baseline_small B=4 seed 0, which {name} is training\n"
+    assert_same_records(folder, whole)
+
+
+@needs_proc
+def test_who_waits_takes_over_from_the_dead(tmp_path, whole):
+    folder = tmp_path / "data"
+    holder = started(folder)
+    waiting = Run([*SWEEP, "--data-dir", str(folder)], tmp_path / "waiting")
+    time.sleep(1)
+    holder.kill(0)
+    assert holder.ended() == -9
+    assert waiting.ended() == 0
+    assert_same_records(folder, whole)
+
+
+@needs_proc
+def test_two_sweeps_on_one_folder_share_out_the_work(tmp_path, whole):
+    runs = [Run([*SWEEP, "--data-dir", str(tmp_path / "data")], tmp_path / f"log{number}") for number in (1, 2)]
+    assert [run.ended() for run in runs] == [0, 0]
+    assert [run.said().count("complete, 4 epochs") for run in runs] == [1, 1]
+    assert_same_records(tmp_path / "data", whole)
+
+
+@pytest.fixture
+def drive(tmp_path, monkeypatch):
+    """Colab's folders: the records are asked for on the Drive, and the scratch folder follows from that."""
+    monkeypatch.setattr(storage, "COLAB_DRIVE", tmp_path / "drive")
+    monkeypatch.setattr(storage, "COLAB_SCRATCH", tmp_path / "scratch")
+    (tmp_path / "drive" / "MyDrive").mkdir(parents=True)
+    return tmp_path / "drive" / "MyDrive" / "data", tmp_path / "scratch" / "MyDrive" / "data"
+
+
+def die_after_two_epochs(there, monkeypatch) -> None:
+    """Train B = 4 and end as a virtual machine does that is taken away, once two epochs are on the Drive."""
+    add = Keeper.add
+
+    def add_or_die(keeper, row, state):
+        if row.epoch > 2:
+            raise SystemExit
+        add(keeper, row, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "add", add_or_die)
+        with pytest.raises(SystemExit):
+            sweeps.run(tiny([4], **AS_SWEEP), data_dir=there)
+    wait_until(lambda: len(load(there)) == 2 and not list(there.glob(".*")))
+
+
+def test_google_drive_is_written_through_the_virtual_machine(drive, whole):
+    there, here = drive
+    table = sweeps.run(tiny([4, 8], **AS_SWEEP), data_dir=there)
+    assert_same_records(there, whole)
+    assert {path.suffix for path in there.iterdir()} == {".csv", ".json"}
+    assert list(here.iterdir()) == []
+    assert len(table) == 8
+    pd.testing.assert_frame_equal(sweeps.run(tiny([4, 8], **AS_SWEEP), data_dir=there), table)
+
+
+def test_another_virtual_machine_goes_on_from_the_drive(drive, whole, monkeypatch):
+    there, here = drive
+    die_after_two_epochs(there, monkeypatch)
+    shutil.rmtree(here)
+    assert len(sweeps.pending(tiny([4], **AS_SWEEP), there)) == 1
+    resumed = counted_updates(monkeypatch)
+    sweeps.run(tiny([4], **AS_SWEEP), data_dir=there)
+    assert len(resumed) == 2 * 200
+    assert_same_records(there, only(whole, 4))
+
+
+def test_a_drive_that_vanishes_stops_nothing_and_is_caught_up_with(drive, whole, monkeypatch, capsys):
+    there, here = drive
+    unmounted = there.parents[2] / "unmounted"
+    add = Keeper.add
+
+    def add_and_lose_the_drive(keeper, row, state):
+        if row.epoch == 2:
+            there.parents[1].rename(unmounted)
+        add(keeper, row, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "add", add_and_lose_the_drive)
+        table = sweeps.run(tiny([4], **AS_SWEEP), data_dir=there)
+    assert len(table) == 4
+    said = capsys.readouterr().out
+    assert f"not copied ({there}" in said
+    assert f"{there} lacks the newest files" in said
+    assert f"they are whole in {here}" in said
+    assert not there.exists()
+    unmounted.rename(there.parents[1])
+    assert len(load(there)) == 1
+    resumed = counted_updates(monkeypatch)
+    sweeps.run(tiny([4], **AS_SWEEP), data_dir=there)
+    assert resumed == []  # it was only copied
+    assert_same_records(there, only(whole, 4))
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("damaged", ["csv", "ckpt"])
+def test_what_is_whole_on_the_virtual_machine_goes_before_what_is_torn_on_the_drive(drive, whole, monkeypatch, damaged):
+    there, _ = drive
+    die_after_two_epochs(there, monkeypatch)
+    (path,) = there.glob(f"*.{damaged}")
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.warns(UserWarning, match="cannot be used|going on from the files in"):
+        sweeps.run(tiny([4], **AS_SWEEP), data_dir=there)
+    assert_same_records(there, only(whole, 4))
+
+
+def counted_updates(monkeypatch) -> list[int]:
+    updates = []
+    update = Training._update
+    monkeypatch.setattr(Training, "_update", lambda run, indices: updates.append(run.updates) or update(run, indices))
+    return updates
+
+
+def only(whole, size) -> Path:
+    """A folder with the record of one batch size."""
+    folder = whole.parent / f"only{size}"
+    folder.mkdir(exist_ok=True)
+    for path in whole.glob(f"*_bs{size}_*"):
+        shutil.copy(path, folder)
+    return folder
 
 
 def test_terminal_shows_bars_that_fit(monkeypatch, capsys):

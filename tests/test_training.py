@@ -2,10 +2,14 @@
 
 import io
 import math
+import random
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from networks import DrawsFromEveryGenerator
 from torch import nn
 from torch.nn import functional
 
@@ -249,11 +253,12 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize("fields", [{}, {"model": DrawsFromEveryGenerator, "width": 1}], ids=["CNN", "generators"])
 @pytest.mark.parametrize("killed_after", [1, 7, 10, 13, 20, 29])
-def test_goes_on_exactly_from_its_state(digits, monkeypatch, killed_after):
+def test_goes_on_exactly_from_its_state(digits, monkeypatch, killed_after, fields):
     """Dropout and batch norm included; 10 updates an epoch, killed in the middle and between epochs."""
     monkeypatch.setattr(training, "PULSE_SECONDS", 0)
-    run_of = experiment(train_size=320, epochs=3, lr_scaling="linear", warmup="gradual", warmup_epochs=1.5)
+    run_of = experiment(train_size=320, epochs=3, lr_scaling="linear", warmup="gradual", warmup_epochs=1.5, **fields)
     whole = Training(run_of, digits)
     expected = [replace(record, **TIMES) for record in whole.records()]
 
@@ -269,7 +274,7 @@ def test_goes_on_exactly_from_its_state(digits, monkeypatch, killed_after):
             rows.append(record)
             kill()
     saved.seek(0)
-    torch.rand(100)  # what another process would have drawn
+    torch.rand(100), random.random(), np.random.rand()  # noqa: NPY002 (what another process would have drawn)
     resumed = Training(run_of, digits)
     resumed.load_state_dict(torch.load(saved, weights_only=True))
     assert resumed.updates == killed_after
@@ -288,11 +293,15 @@ def test_resuming_does_not_warm_up_again(digits):
     assert [record.learning_rate for record in longer.records()] == [0.008, 0.008]
 
 
-def test_training_leaves_the_global_generator_alone(digits):
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    list(Training(experiment(train_size=64), digits).records())
-    assert torch.equal(before, torch.get_rng_state())
+def test_training_leaves_the_global_generators_alone(digits):
+    def draw():
+        return torch.rand(()).item(), random.random(), np.random.rand()  # noqa: NPY002
+
+    torch.manual_seed(5), random.seed(5), np.random.seed(5)  # noqa: NPY002
+    expected = draw()
+    torch.manual_seed(5), random.seed(5), np.random.seed(5)  # noqa: NPY002
+    list(Training(experiment(train_size=64, model=DrawsFromEveryGenerator, width=1), digits).records())
+    assert draw() == expected
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(digits):
@@ -317,6 +326,26 @@ def test_bf16_trains(digits):
     assert record.train_loss == pytest.approx(expected.train_loss, rel=0.02)
     assert record.train_loss != expected.train_loss
     assert {parameter.dtype for parameter in run.model.parameters()} == {torch.float32}
+
+
+def test_a_network_that_fails_is_named_with_the_place(digits):
+    run = Training(experiment(train_size=320, model="networks:fails_in_training", width=1), digits)
+    with pytest.raises(UserError) as failed:
+        next(run.records())
+    assert re.fullmatch(
+        r"model networks:fails_in_training failed in training, after update 0: "
+        r"ValueError: too much of a good thing \(.+networks\.py:\d+\)",
+        str(failed.value),
+    )
+
+
+def test_a_network_that_was_edited_meanwhile(digits):
+    state = Training(experiment(), digits).state_dict()
+    with pytest.raises(UserError) as refused:
+        Training(experiment(width=0.5), digits).load_state_dict(state)
+    assert "what is saved does not fit the network models:CNN, which was changed since" in str(refused.value)
+    assert "size mismatch for features.0.weight" in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_batch_larger_than_the_training_set(digits):
@@ -347,7 +376,7 @@ def test_networks_of_other_signatures(digits):
     ("fields", "message"),
     [
         ({"model": takes_no_width, "width": 0.5}, "takes no width"),
-        ({"model": wrong_shape, "width": 1}, r"\(2, 11\) for two images of digits; they must have shape \(2, 10\)"),
+        ({"model": wrong_shape, "width": 1}, r"\(2, 11\) for 2 images of digits; they must have shape \(2, 10\)"),
         ({"model": fails, "width": 1}, "cannot build"),
         ({"width": 0.001}, "without a channel"),
     ],
@@ -357,9 +386,7 @@ def test_networks_that_do_not_fit(digits, fields, message):
         build_model(experiment(**fields), digits)
 
 
-def test_device_that_is_not_there():
-    with pytest.raises(UserError, match="device is 'gpu'"):
-        select_device("gpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="device is 'cuda'"):
-            select_device("cuda")
+@pytest.mark.parametrize("name", ["gpu", "meta", "cpu:x", "cuda:99"])
+def test_device_that_is_not_there(name):
+    with pytest.raises(UserError, match=f"device is '{name}', which cannot be used here"):
+        select_device(name)

@@ -1,0 +1,243 @@
+"""Gradient noise scale: up to about which batch size a larger minibatch still improves the gradient.
+
+    def loss(part):
+        return functional.cross_entropy(model(images[part]), labels[part])
+
+    estimate = measure(model, loss, torch.randperm(len(images)), random_seed=0)
+    estimate.noise_scale, estimate.standard_error     # B_simple in images; NaN where it is not measurable
+
+B_simple = tr(Σ)/|G|², with G the gradient of the loss and Σ the covariance of one image's gradient (McCandlish et al.
+2018, arXiv:1812.06162, §2.2 and appendix A.1). `estimate` is arithmetic on squared norms and inner products; `measure`
+gets these from a network.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+# Ten micro-batches that hold one training image in forty together: a fortieth of an epoch's time where that goes with
+# the images, and at B = 128 (390 updates an epoch) also where it goes with the launches. LOG.md has other choices.
+MICRO_BATCHES = 10
+ONE_IMAGE_IN = 40
+LEAST_MICRO_BATCH_SIZE = 8  # however small the training set: batch norm takes its statistics from a micro-batch
+BLOCKS = 10  # of micro-batches, whose summed gradients are kept for the standard error
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Gradient noise scale at frozen weights, and what it was computed from. To average several, average 𝒢² and 𝒮.
+
+    Attributes:
+        squared_gradient_norm: 𝒢², unbiased for |G|²; by chance zero or negative where the noise hides the gradient.
+        trace_covariance: 𝒮, unbiased for tr(Σ), Σ the covariance of one image's gradient.
+        standard_error: of `noise_scale`, in images; NaN where that is, and with two micro-batches.
+        small_batch_size, big_batch_size: B_s and B_b, in images.
+    """
+
+    squared_gradient_norm: float
+    trace_covariance: float
+    standard_error: float
+    small_batch_size: int
+    big_batch_size: int
+
+    @property
+    def is_measurable(self) -> bool:
+        """Whether 𝒢² is above zero (and everything finite), so that 𝒮/𝒢² means something."""
+        return 0 < self.squared_gradient_norm < math.inf and math.isfinite(self.trace_covariance)
+
+    @property
+    def noise_scale(self) -> float:
+        """B_simple = 𝒮/𝒢² in images, or NaN where it is not measurable."""
+        return self.trace_covariance / self.squared_gradient_norm if self.is_measurable else math.nan
+
+
+def two_batch_estimates(small_squared_norm, big_squared_norm, *, small_batch_size: int, big_batch_size: int):
+    """𝒢² and 𝒮, unbiased for |G|² and tr(Σ), from squared gradient norms at two batch sizes.
+
+    The gradient G_B of a mean loss over B independent images has E|G_B|² = |G|² + tr(Σ)/B. Two batch sizes B_s < B_b
+    give two equations (McCandlish et al. 2018, appendix A.1):
+
+        𝒢² = (B_b·|G_b|² − B_s·|G_s|²) / (B_b − B_s),    𝒮 = (|G_s|² − |G_b|²) / (1/B_s − 1/B_b)
+
+    Args:
+        small_squared_norm, big_squared_norm: |G_s|² and |G_b|², numbers or arrays. What is averaged, over micro-batches
+            or measurements, is averaged before the two are divided: the mean of ratios is not the ratio of means.
+        small_batch_size, big_batch_size: B_s and B_b, in images.
+
+    Returns:
+        (𝒢², 𝒮), of the arguments' shape. Each may be negative by chance; 𝒮 never is where G_b is the mean of all G_s.
+
+    Raises:
+        ValueError: not 1 ≤ B_s < B_b.
+
+    >>> two_batch_estimates(5.0, 2.0, small_batch_size=2, big_batch_size=8)   # |G|² = 1, tr(Σ) = 8
+    (1.0, 8.0)
+    """
+    if not 1 <= small_batch_size < big_batch_size:
+        raise ValueError(
+            f"small_batch_size is {small_batch_size} and big_batch_size is {big_batch_size}; "
+            f"the small one must be at least 1 and less than the big one"
+        )
+    squared_gradient_norm = (big_batch_size * big_squared_norm - small_batch_size * small_squared_norm) / (
+        big_batch_size - small_batch_size
+    )
+    trace_covariance = (small_squared_norm - big_squared_norm) / (1 / small_batch_size - 1 / big_batch_size)
+    return squared_gradient_norm, trace_covariance
+
+
+def estimate(
+    squared_norms: ArrayLike, inner_products: ArrayLike, micro_batches: ArrayLike, *, micro_batch_size: int
+) -> Estimate:
+    """Noise scale from M micro-batch gradients g_1 … g_M at the same weights, gathered into K blocks.
+
+    B_s is the size of a micro-batch and B_b = M·B_s; |G_s|² is the mean of all |g_j|² and G_b the mean of all g_j, so
+    that both come from the same images. Then, exactly, 𝒮 = B_s·Σ|g_j − ḡ|²/(M − 1) ≥ 0, and 𝒢² is the mean of g_i·g_j
+    over all pairs i ≠ j.
+
+    The standard error is the delta method's, Var(B) = Var(𝒮 − B·𝒢²)/𝒢⁴ with B = 𝒮/𝒢², and the variance a jackknife's
+    that leaves out one block at a time. It divides by no 𝒢² of a part, which may be near zero. It assumes that the
+    micro-batches are independent. It has itself a relative error of about 1/√(2(K − 1)), and is too large, by up to
+    √2, where noise swamps the gradient (B ≫ B_b). Where it exceeds about B/3 an interval around B is not symmetric, and
+    where some of a series of measurements are NaN the others are too small: by chance 𝒢² came out large. Then average
+    𝒢² and 𝒮 of the series, and divide.
+
+    Args:
+        squared_norms: (K,), sum of |g_j|² over each block.
+        inner_products: (K, K), u_a·u_b, where u_a is the sum of g_j over block a.
+        micro_batches: (K,), how many there are in each block, as equal as can be.
+        micro_batch_size: B_s, in images.
+
+    Returns:
+        The estimate. The noise scale and its standard error are NaN if 𝒢² ≤ 0 or a gradient is not finite; the standard
+        error alone if a block holds all micro-batches but one, so that nothing can be left out.
+
+    Raises:
+        ValueError: the shapes do not fit, a block is empty, there is one micro-batch, or its size is below 1.
+    """
+    squared_norms, inner_products = np.asarray(squared_norms, float), np.asarray(inner_products, float)
+    counts = np.asarray(micro_batches)
+    blocks, count = counts.size, int(counts.sum())
+    if counts.ndim != 1 or squared_norms.shape != (blocks,) or inner_products.shape != (blocks, blocks):
+        raise ValueError(
+            f"micro_batches has shape {counts.shape}, squared_norms {squared_norms.shape} and inner_products "
+            f"{inner_products.shape}; they must be (K,), (K,) and (K, K)"
+        )
+    if count < 2 or counts.min() < 1:
+        raise ValueError(f"micro_batches is {counts.tolist()}; it must add up to two or more, with no block empty")
+
+    def estimates(kept) -> tuple[float, float]:
+        return two_batch_estimates(
+            float(squared_norms[kept].sum()) / int(counts[kept].sum()),
+            float(inner_products[np.ix_(kept, kept)].sum()) / int(counts[kept].sum()) ** 2,
+            small_batch_size=micro_batch_size,
+            big_batch_size=int(counts[kept].sum()) * micro_batch_size,
+        )
+
+    with np.errstate(invalid="ignore", over="ignore"):  # of gradients that are not finite: NaN comes out
+        squared_gradient_norm, trace_covariance = estimates(np.arange(blocks))
+    trace_covariance = max(trace_covariance, 0.0)  # less only by rounding
+    found = Estimate(squared_gradient_norm, trace_covariance, math.nan, micro_batch_size, count * micro_batch_size)
+    if not found.is_measurable or count - counts.max() < 2:
+        return found
+    without = [estimates(np.delete(np.arange(blocks), block)) for block in range(blocks)]
+    residuals = np.array([part_s - found.noise_scale * part_g for part_g, part_s in without])
+    return replace(found, standard_error=math.sqrt((blocks - 1) * residuals.var()) / squared_gradient_norm)
+
+
+def measure(
+    model: nn.Module,
+    loss: Callable[[Tensor], Tensor],
+    order: Tensor,
+    *,
+    random_seed: int,
+    micro_batch_size: int | None = None,
+    micro_batches: int = MICRO_BATCHES,
+) -> Estimate:
+    """Gradient noise scale of a network at its present weights, which nothing here changes.
+
+    G and Σ are those of the gradient that an update would use: the network is in train mode, with dropout, whose masks
+    are noise of a minibatch like its choice of images, and with batch norm on the statistics of each micro-batch. In
+    eval mode these would be constants, which is the gradient of another network (LOG.md: a third of the noise scale).
+    An image's gradient thereby depends a little on its micro-batch, and 𝒢² and 𝒮 on B_s, most where B_s is small; the
+    formulas assume that it does not.
+
+    The images are drawn without replacement. 𝒮 is unbiased all the same, for the covariance over the n training images
+    with divisor n − 1. 𝒢² is unbiased for the distribution that the training images are drawn from; for the gradient
+    G_n of the n images themselves, however many are used, it is |G_n|² − tr(Σ)/n on average. The noise scale of the
+    finite set is smaller: 1/B_n = 1/B_simple + 1/n. The standard error ignores that the set is finite, and for G_n is
+    too large by 1/√(1 − B_b/n), 1.3 % at the default.
+
+    Left as they were, also when `loss` raises: `.grad`, running statistics and other buffers, the mode of every module,
+    the generators of the CPU and of the model's device. Memory: at most BLOCKS gradients, however many micro-batches.
+
+    Args:
+        model: the network; its parameters that require gradients are what the gradient is by, all on one device.
+        loss: mean loss of the images at some indices, int64 (micro_batch_size,), from the model in the mode it is in
+            and under an autocast of its own.
+        order: indices of the n training images in random order, int64 (n,). The first M·B_s are used.
+        random_seed: of dropout. The same weights, order and seed give the same bits on a CPU.
+        micro_batch_size: B_s, in images; None: one image in ONE_IMAGE_IN over all micro-batches, but in each at least
+            LEAST_MICRO_BATCH_SIZE if there are as many.
+        micro_batches: M.
+
+    Raises:
+        ValueError: M < 2, B_s < 1, or M·B_s > n.
+    """
+    if micro_batches < 2:
+        raise ValueError(f"micro_batches is {micro_batches}; the noise between micro-batches takes at least two")
+    if micro_batch_size is None:
+        micro_batch_size = max(len(order) // (ONE_IMAGE_IN * micro_batches), LEAST_MICRO_BATCH_SIZE)
+        micro_batch_size = min(micro_batch_size, len(order) // micro_batches)
+    if not 1 <= micro_batch_size <= len(order) // micro_batches:
+        raise ValueError(
+            f"micro_batch_size is {micro_batch_size}; {micro_batches} micro-batches of {len(order)} images "
+            f"have from 1 to {len(order) // micro_batches}"
+        )
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    blocks = min(BLOCKS, micro_batches)
+    # Half precision would lose the small differences that are looked for here.
+    dtype = torch.promote_types(parameters[0].dtype, torch.float32)
+    sums = torch.zeros(
+        blocks, sum(parameter.numel() for parameter in parameters), dtype=dtype, device=parameters[0].device
+    )
+    squared_norms, counts = sums.new_zeros(blocks), [0] * blocks
+    with _as_in_training(model, random_seed), torch.enable_grad():
+        for number, part in enumerate(order[: micro_batches * micro_batch_size].split(micro_batch_size)):
+            gradients = torch.autograd.grad(loss(part), parameters, materialize_grads=True)
+            gradient = torch.cat([gradient.flatten() for gradient in gradients]).to(sums.dtype)
+            block = number * blocks // micro_batches
+            sums[block] += gradient
+            squared_norms[block] += torch.dot(gradient, gradient)
+            counts[block] += 1
+        inner_products = sums @ sums.T
+    return estimate(
+        squared_norms.cpu().numpy(), inner_products.cpu().numpy(), counts, micro_batch_size=micro_batch_size
+    )
+
+
+@contextlib.contextmanager
+def _as_in_training(model: nn.Module, random_seed: int) -> Iterator[None]:
+    """Train mode and seeded generators; afterwards modes, buffers and generators are as they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    device = next(model.parameters()).device
+    mps_state = torch.mps.get_rng_state() if device.type == "mps" else None
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(random_seed)
+            model.train()
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        if mps_state is not None:
+            torch.mps.set_rng_state(mps_state)

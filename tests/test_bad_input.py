@@ -1,0 +1,232 @@
+"""Whatever a user may get wrong, in one table: an exit code and one line that says what is wrong and what to do."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import CIFAR10, needs_cifar10
+from test_records import HEADER
+
+from batchscale import cli, records
+
+STEM = "baseline_small_bs64_seed0"
+FIVE = "batch_size,epoch,accuracy,generalization_error,running_time"
+
+
+def csv(*lines: str, header: str = FIVE, end: str = "\n", ending: str = "\n", start: bytes = b""):
+    """Writes the record's CSV, from its lines."""
+    return lambda folder: (folder / f"{STEM}.csv").write_bytes(start + (end.join([header, *lines]) + ending).encode())
+
+
+def sidecar(content: str | dict, **changes):
+    """Writes the record's sidecar: a text, or what a run of these flags has, changed."""
+
+    def write(folder: Path) -> None:
+        if isinstance(content, dict):
+            cli.main([*TRAIN, "--batch-size", "64", "--data-dir", str(folder)])
+            kept = json.loads((folder / f"{STEM}.json").read_text())
+            kept["experiment"] |= content
+            (folder / f"{STEM}.json").write_text(json.dumps(kept | changes))
+        else:
+            (folder / f"{STEM}.json").write_text(content)
+
+    return write
+
+
+class Malicious:
+    """Pickled, it is a call that leaves a trace."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+def malicious(in_zip: bool):
+    def write(folder: Path) -> None:
+        sidecar({}, status="running")(folder)
+        (folder / f"{STEM}.csv").unlink()
+        if in_zip:
+            import torch
+
+            torch.save({"format": 2, "state": Malicious(folder / "it ran")}, folder / f"{STEM}.ckpt")
+        else:
+            (folder / f"{STEM}.ckpt").write_bytes(pickle.dumps(Malicious(folder / "it ran")))
+
+    return write
+
+
+def corrupt_cifar10(folder: Path) -> None:
+    shutil.copytree(CIFAR10 / "cifar-10-batches-py", folder / "images" / "cifar-10-batches-py")
+    batch = folder / "images" / "cifar-10-batches-py" / "data_batch_3"
+    content = bytearray(batch.read_bytes())
+    content[1_000_000] ^= 1
+    batch.chmod(0o644)
+    batch.write_bytes(content)
+
+
+TRAIN = ["train", "--dataset", "digits", "--width", "0.1", "--train-size", "128", "--epochs", "2"]
+OWN = ["train", "--batch-size", "2", "--model", "networks:linear", "--width", "1", "--dataset"]
+CIFAR = ["train", "--batch-size", "64", "--data-root"]
+
+# What is there beforehand, the command ({} is its folder), its exit code and a part of the line that it prints.
+BAD = [
+    # commands and flags
+    (None, [], 2, "Expected one of {train, sweep, study"),
+    (None, ["fly"], 2, "fly"),
+    (None, ["train"], 2, "--batch-size"),
+    (None, [*TRAIN, "--batch-size", "8", "--bose-lr", "1"], 2, "--bose-lr"),
+    (None, [*TRAIN, "--batch-size", "0"], 2, "batch_size is 0; it must be a whole number of at least 1"),
+    (None, [*TRAIN, "--batch-size", "-1"], 2, "batch_size is -1; it must be a whole number of at least 1"),
+    (None, [*TRAIN, "--batch-size", "2.5"], 2, "Error parsing --batch-size"),
+    (None, [*TRAIN, "--batch-size", "abc"], 2, "Error parsing --batch-size"),
+    (None, [*TRAIN, "--batch-size", "129"], 2, "batch_size is 129 but digits has 128 training images here"),
+    (None, [*TRAIN, "--batch-size", "8", "--train-size", "1501"], 2, "train_size is 1501 but digits has 1500"),
+    (None, [*TRAIN, "--batch-size", "8", "--micro-batch-size", "9"], 2, "micro_batch_size is 9 but batch_size is 8"),
+    (None, [*TRAIN, "--batch-size", "8", "--epochs", "0"], 2, "epochs is 0"),
+    (None, [*TRAIN, "--batch-size", "8", "--seed", "-1"], 2, "seed is -1"),
+    (None, [*TRAIN, "--batch-size", "8", "--reference-batch-size", "0"], 2, "reference_batch_size is 0"),
+    (
+        None,
+        [*TRAIN, "--batch-size", "16", "--warmup", "gradual", "--warmup-epochs", "3"],
+        2,
+        "warmup_epochs is 3.0 but epochs is 2",
+    ),
+    (None, [*TRAIN, "--batch-size", "8", "--warmup-epochs", "-1"], 2, "warmup_epochs is -1.0; it must be a finite"),
+    (None, [*TRAIN, "--batch-size", "8", "--warmup", "slow"], 2, "invalid choice 'slow'"),
+    (None, [*TRAIN, "--batch-size", "8", "--lr-scaling", "cubic"], 2, "invalid choice 'cubic'"),
+    (None, [*TRAIN, "--batch-size", "8", "--base-lr", "nan"], 2, "base_lr is nan; it must be a finite number, above 0"),
+    (None, [*TRAIN, "--batch-size", "8", "--base-lr", "inf"], 2, "base_lr is inf"),
+    (None, [*TRAIN, "--batch-size", "8", "--base-lr", "-0.1"], 2, "base_lr is -0.1"),
+    (None, [*TRAIN, "--batch-size", "8", "--momentum", "1"], 2, "momentum is 1.0"),
+    (None, [*TRAIN, "--batch-size", "8", "--weight-decay", "-1"], 2, "weight_decay is -1.0"),
+    (None, [*TRAIN, "--batch-size", "8", "--width", "0.001"], 2, "width is 0.001, which leaves a layer without a"),
+    (None, [*TRAIN, "--batch-size", "8", "--width", "0"], 2, "width is 0.0"),
+    (None, [*TRAIN, "--batch-size", "8", "--name", "../evil"], 2, "name is '../evil'"),
+    (None, [*TRAIN, "--batch-size", "8", "--device", "gpu"], 2, "device is 'gpu', which cannot be used here"),
+    (None, [*TRAIN, "--batch-size", "8", "--save-seconds", "-1"], 2, "save_seconds is -1.0"),
+    (None, ["sweep", *TRAIN[1:], "--small", "8", "--workers", "0"], 2, "workers is 0"),
+    (
+        None,
+        ["sweep", *TRAIN[1:], "--small", "8", "129", "--names", "baseline_small"],
+        2,
+        "batch_size is 129 but digits",
+    ),
+    # networks
+    (None, [*TRAIN, "--batch-size", "8", "--model", "models"], 2, "it must have the form module:name"),
+    (None, [*TRAIN, "--batch-size", "8", "--model", "nowhere:CNN"], 2, "nowhere cannot be imported; start from the"),
+    (None, [*TRAIN, "--batch-size", "8", "--model", "models:RNN"], 2, "models has no RNN"),
+    (None, [*TRAIN, "--batch-size", "8", "--model", "math:pi"], 2, "which is a float and cannot be called"),
+    (None, [*TRAIN, "--batch-size", "8", "--model", "networks:linear"], 2, "networks:linear takes no width"),
+    (
+        None,
+        [*TRAIN, "--batch-size", "8", "--width", "1", "--model", "networks:cannot_be_built"],
+        2,
+        "ZeroDivisionError: cannot build (",
+    ),
+    (
+        None,
+        [*TRAIN, "--batch-size", "8", "--width", "1", "--model", "networks:one_class_too_many"],
+        2,
+        "logits of shape (2, 11) for 2 images of digits; they must have shape (2, 10)",
+    ),
+    (
+        None,
+        [*TRAIN, "--batch-size", "8", "--width", "1", "--model", "networks:not_a_network"],
+        2,
+        "'dict' object has no attribute 'eval'",
+    ),
+    (
+        None,
+        [*TRAIN, "--batch-size", "8", "--width", "1", "--model", "networks:fails_in_training"],
+        2,
+        "failed in training, after update 0: ValueError: too much of a good thing (",
+    ),
+    # images
+    (None, ["train", "--batch-size", "8", "--dataset", "imagenet"], 2, "dataset is 'imagenet'; it must be cifar10,"),
+    (None, [*OWN, "networks:data_that_fails"], 2, "dataset networks:data_that_fails failed: FileNotFoundError"),
+    (None, [*OWN, "networks:data_of_words"], 2, "returned something else than arrays of numbers"),
+    (None, [*OWN, "networks:data_with_negative_labels"], 2, "the lowest train label is -1"),
+    (None, [*OWN, "networks:linear"], 2, "dataset networks:linear failed: TypeError"),
+    (lambda folder: (folder / "images").touch(), [*CIFAR, "{}/images"], 2, "images, which is a file; it must be the"),
+    (None, [*CIFAR, "{}/missing"], 2, "{}/missing"),
+    (corrupt_cifar10, [*CIFAR, "{}/images"], 2, "{}/images/cifar-10-batches-py is incomplete or damaged; cannot down"),
+    # records: the CSV
+    (csv("64,1,0.5,0.1", header=FIVE.rpartition(",")[0]), None, 2, "has no column running_time; it must begin with"),
+    (csv("64,one,0.5,0.1,1"), None, 2, f"{STEM}.csv, line 2: epoch is 'one', which is not a number; restore the file"),
+    (csv("64,1,high,0.1,1"), None, 2, "accuracy is 'high', which is not a number"),
+    (csv("64,1,62.1,0.1,1"), None, 2, "accuracy is '62.1', which is not in 0-1"),
+    (csv("64,1,NaN,0.1,1"), None, 2, "accuracy is 'NaN', which is not a finite number"),
+    (csv("64,1,,0.1,1"), None, 2, "accuracy is '', which is not a number"),
+    (csv("64,1.5,0.5,0.1,1"), None, 2, "epoch is '1.5', which is not a whole number from 1"),
+    (csv("64,1,0.5,0.1,1", "64,1,0.6,0.1,2"), None, 2, "has the epochs 1, 1; they must be 1, 2, 3 and so on"),
+    (csv("64,1,0.5,0.1,1", "64,3,0.6,0.1,2"), None, 2, "has the epochs 1, 3; they must be 1, 2, 3 and so on"),
+    (csv("64,2,0.5,0.1,1"), None, 2, "has the epochs 2; they must be"),
+    (csv("32,1,0.5,0.1,1"), None, 2, "has batch_size 32, its name says 64"),
+    (csv("64,1,0.5,0.1,1", "64,2,0.6"), None, 2, "line 3: 3 fields where the header has 5; restore the file or"),
+    (csv("64,1,0.5,0.1,1", "64,2,0.6,0.1,12", ending=""), None, 2, "ends within a line; restore it, or end the last"),
+    (csv("64,1,0.5,0.1,1,7"), None, 2, "line 2: 6 fields where the header has 5"),
+    (csv("64,1,0.5,0.1,1,2", header=f"{FIVE},epoch"), None, 2, "names a column twice"),
+    (csv(header="", ending=""), None, 2, "is empty; restore it or move it away"),
+    (csv(start=b"\xff\xfe\x00"), None, 2, "cannot be read as CSV ('utf-8' codec can't decode"),
+    (lambda folder: (folder / f"{STEM}.csv").mkdir(), None, 2, "cannot be read as CSV ([Errno 21] Is a directory"),
+    (csv("64,1,0.5,0.1,1"), None, 2, "has 1 of 2 epochs and no sidecar"),
+    (csv("64,1,0.5,0.1,1", "64,2,0.5,0.1,2", start=b"\xef\xbb\xbf"), None, 0, "1 of 1 recorded already"),
+    (csv("64,1,0.5,0.1,1", "64,2,0.5,0.1,2", end="\r\n", ending="\r\n"), None, 0, "1 of 1 recorded already"),
+    # ... the sidecar
+    (sidecar("{"), None, 2, f"{STEM}.json is not the sidecar of a record"),
+    (sidecar("[1, 2]"), None, 2, "is not the sidecar of a record"),
+    (sidecar("[" * 100_000), None, 2, "is not the sidecar of a record"),
+    (sidecar('{"format": 2, "status": "fine", "experiment": {"epochs": 2}}'), None, 2, "(status 'fine', format 2)"),
+    (sidecar({}, format=99), None, 2, f"has format 99, this batchscale knows {records.FORMAT}; upgrade batchscale"),
+    (sidecar({"base_lr": 0.5, "width": 1}), None, 2, "base_lr is 0.5 there but 0.002 was asked for, width is 1 there"),
+    # ... the checkpoint
+    (malicious(in_zip=True), None, 0, f"{STEM}.ckpt cannot be used ("),
+    (
+        malicious(in_zip=False),
+        None,
+        0,
+        f"{STEM}.ckpt cannot be used (File is not a zip file); it is now {STEM}.ckpt.un",
+    ),
+    # analysis
+    (None, ["analyse", "{}/missing"], 2, "there is no folder {}/missing; name the one that holds the CSVs"),
+    (csv("64,1,62.1,0.1,1"), ["analyse", "{}"], 2, "accuracy is '62.1', which is not in 0-1"),
+    (None, ["analyse", "{}", "--tolerance", "2"], 2, "tolerance is 2.0; it must be a fraction"),
+    (None, ["analyse", "{}", "--target", "0"], 2, "target is 0.0; it must be a fraction"),
+    # folders
+    (lambda folder: (folder / "data").touch(), [*TRAIN, "--batch-size", "64", "--data-dir", "{}/data"], 2, "cannot be"),
+    (lambda folder: (folder / "out").touch(), ["study", "--out", "{}/out"], 2, "out cannot be written (File exists)"),
+]
+
+
+@pytest.mark.parametrize(("prepare", "arguments", "code", "message"), BAD, ids=[row[3] for row in BAD])
+def test_bad_input(tmp_path, capsys, monkeypatch, prepare, arguments, code, message):
+    monkeypatch.setenv("BATCHSCALE_CIFAR10_URLS", "http://127.0.0.1:9/cifar-10-python.tar.gz")  # nobody there
+    if prepare is corrupt_cifar10 and not (CIFAR10 / "cifar-10-batches-py").is_dir():
+        pytest.skip(needs_cifar10.kwargs["reason"])
+    if prepare is not None:
+        prepare(tmp_path)
+        capsys.readouterr()
+    arguments = [*TRAIN, "--batch-size", "64"] if arguments is None else arguments
+    arguments = [argument.replace("{}", str(tmp_path)) for argument in arguments]
+    if arguments and arguments[0] in ("train", "sweep") and "--data-dir" not in arguments:
+        arguments += ["--data-dir", str(tmp_path)]
+    assert cli.main(arguments) == code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert not (tmp_path / "it ran").exists()
+    if code:
+        *before, error = captured.err.splitlines()
+        assert error.startswith("error: ")
+        assert not [line for line in before if line.startswith("error")]
+        assert message.replace("{}", str(tmp_path)) in error
+    else:
+        assert message in captured.out
+
+
+def test_table_is_long():
+    assert len(BAD) >= 40
+    assert HEADER.startswith(FIVE)

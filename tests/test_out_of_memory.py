@@ -1,0 +1,156 @@
+"""A device without room: the minibatch in exact micro-batches, said and recorded, or an error with what fits."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from conftest import PROJECT
+from networks import NeedsMemory
+from test_kills import TIMES, lines
+
+from batchscale import datasets, sweeps
+from batchscale.experiment import Experiment, UserError
+from batchscale.records import Keeper, load
+from batchscale.training import OutOfMemory, Training
+
+TINY = {"dataset": "digits", "train_size": 640, "epochs": 3, "width": 1.0}
+
+
+def needy(**fields) -> Experiment:
+    return Experiment(**{"batch_size": 128, "model": NeedsMemory, **TINY, **fields})
+
+
+@pytest.fixture(autouse=True)
+def device(monkeypatch):
+    """Room for 100 images in training, until a test says otherwise."""
+    monkeypatch.setattr(NeedsMemory, "seen", [])
+    return lambda **fields: [monkeypatch.setattr(NeedsMemory, name, value) for name, value in fields.items()]
+
+
+def sidecar(folder) -> dict:
+    return json.loads(next(folder.glob("*.json")).read_text())
+
+
+def test_split_is_the_run_with_that_micro_batch_size(tmp_path, capsys):
+    sweeps.run([needy()], data_dir=tmp_path / "split")
+    said = capsys.readouterr().out
+    assert set(NeedsMemory.seen) == {64}
+    assert (
+        "B=128 seed 0: no room for 128 images at once in training (CUDA out of memory. Tried to allocate 2.00 GiB.): "
+        "going on from what was saved last with at most 64, which batch norm sees one by one\n"
+    ) in said
+    sweeps.run([needy(micro_batch_size=64)], data_dir=tmp_path / "asked")
+    assert lines(tmp_path / "split") == lines(tmp_path / "asked")
+    assert sidecar(tmp_path / "split")["ghost_batch"] == [{"from_update": 0, "images": 64}]
+    assert sidecar(tmp_path / "split")["experiment"]["micro_batch_size"] is None
+    assert sidecar(tmp_path / "asked")["ghost_batch"] == [{"from_update": 0, "images": 64}]
+
+
+def test_split_again_into_parts_as_equal_as_can_be(tmp_path, device, capsys):
+    device(train_room=40)
+    sweeps.run([needy(batch_size=125)], data_dir=tmp_path)  # three parts of at most 42, then of at most 21
+    assert NeedsMemory.seen[:6] == [21, 21, 21, 21, 21, 20]
+    assert capsys.readouterr().out.count("no room for") == 2
+
+
+def test_in_the_middle_of_a_run_it_goes_on_from_what_was_saved(tmp_path, device):
+    device(updates_with_room=7)  # five updates an epoch
+    sweeps.run([needy()], data_dir=tmp_path)
+    assert Keeper(needy(), tmp_path).status == "complete"
+    assert sidecar(tmp_path)["ghost_batch"] == [{"from_update": 0, "images": 128}, {"from_update": 5, "images": 64}]
+    assert NeedsMemory.seen == [128] * 7 + [64] * 20
+
+
+def test_what_was_split_stays_split_when_it_is_resumed(tmp_path, device):
+    run = Training(needy(), datasets.load("digits"))
+    run.limit({"training": 64})
+    records = run.records()
+    next(records)
+    device(train_room=10_000)  # on a larger device
+    resumed = Training(needy(), datasets.load("digits"))
+    resumed.load_state_dict(run.state_dict())
+    list(resumed.records())
+    assert set(NeedsMemory.seen) == {64}
+
+
+def test_evaluation_takes_fewer_at_once_and_training_stays_whole(tmp_path, device, capsys):
+    sweeps.run([needy(batch_size=64)], data_dir=tmp_path / "whole")
+    device(eval_room=130)
+    sweeps.run([needy(batch_size=64)], data_dir=tmp_path / "parts", on_out_of_memory="stop")
+    said = capsys.readouterr().out
+    assert "no room for 500 images at once in evaluation" in said
+    assert "at most 125\n" in said
+    assert set(NeedsMemory.seen) == {64}
+    tables = [load(tmp_path / name).drop(columns=[column.decode() for column in TIMES]) for name in ("whole", "parts")]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-6)
+    assert (tables[0]["accuracy"] == tables[1]["accuracy"]).all()
+
+
+def test_stop_names_the_largest_batch_that_fits_and_the_sweep_goes_on(tmp_path):
+    experiments = [needy(), needy(batch_size=32)]
+    with pytest.raises(UserError) as stopped:
+        sweeps.run(experiments, data_dir=tmp_path, on_out_of_memory="stop")
+    assert "the device has no room for 128 images at once in training (CUDA out of" in str(stopped.value)
+    largest = int(re.search(r"the largest batch that fits is (\d+): take", str(stopped.value))[1])
+    assert 96 < largest <= 100
+    assert Keeper(experiments[1], tmp_path).finished
+    assert not Keeper(experiments[0], tmp_path).rows
+
+
+def test_not_even_one_image(tmp_path, device):
+    device(train_room=0)
+    with pytest.raises(UserError, match="has no room for 1 images at once"):
+        sweeps.run([needy()], data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 17179869184 bytes."),  # Windows
+        RuntimeError("MPS backend out of memory (MPS allocated: 1.00 GB)"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("could not create a primitive"),
+        MemoryError(),
+    ],
+    ids=str,
+)
+def test_ways_of_saying_it(device, error):
+    device(error=error)
+    with pytest.raises(OutOfMemory, match="no room for 128 images at once"):
+        next(Training(needy(), datasets.load("digits")).records())
+
+
+def test_other_errors_are_not_taken_for_it(device):
+    device(error=RuntimeError("shapes do not match"))
+    with pytest.raises(UserError, match="failed in training, after update 0: RuntimeError: shapes do not match"):
+        next(Training(needy(), datasets.load("digits")).records())
+
+
+def test_choice_is_one_of_two(tmp_path):
+    with pytest.raises(UserError, match="on_out_of_memory is 'hope'; it must be split or stop"):
+        sweeps.run([needy()], data_dir=tmp_path, on_out_of_memory="hope")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of address space that the system keeps")
+def test_real_shortage_on_the_cpu(tmp_path):
+    """The allocator itself refuses, in the study's network, at some place of a forward or backward pass."""
+    code = f"""
+import re, resource, sys
+from batchscale import cli
+train = ["train", "--dataset", "digits", "--width", "0.25", "--train-size", "1024", "--epochs", "1", "--data-dir"]
+cli.main([*train, {str(tmp_path / "first")!r}, "--batch-size", "8"])  # all libraries loaded
+used = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + 150 * 2**20,) * 2)
+sys.exit(cli.main([*train, {str(tmp_path / "second")!r}, "--batch-size", "1024"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "no room for 1024 images at once" in done.stdout
+    assert sidecar(tmp_path / "second")["ghost_batch"][0]["images"] <= 512

@@ -9,12 +9,14 @@ A CSV does not say that its run diverged. Functions that need to know take `dive
 experiment, batch size and seed (see `records.diverged`). `breaking_point` and `findings` go on from here.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+
+from batchscale.experiment import MODES
 
 RUN = ["experiment", "batch_size", "seed"]  # what tells one run from another
 Run = tuple[str, int, int]
@@ -72,6 +74,12 @@ def difference_interval(
     freedom = parts.sum() ** 2 / (parts[0] ** 2 / (len(ours) - 1) + parts[1] ** 2 / (len(theirs) - 1))
     half = float(stats.t.ppf(0.5 + confidence / 2, freedom) * np.sqrt(parts.sum()))
     return difference, difference - half, difference + half
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Modes in the study's order, then the user's own by name."""
+    names = set(names)
+    return [name for name in MODES if name in names] + sorted(names - set(MODES))
 
 
 def without(records: pd.DataFrame, runs: Collection[Run]) -> pd.DataFrame:

@@ -194,6 +194,11 @@ def study(name: str, batch_sizes: Iterable[int], seeds: Iterable[int] = (0,), **
     return [Experiment(name=name, batch_size=size, seed=seed, **mode) for seed in seeds for size in batch_sizes]
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type's name where it has none."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def failure(error: BaseException) -> str:
     """An error of somebody else's code in one line, with the place in it."""
     reason = textwrap.shorten((str(error) or "no message").splitlines()[0], 100, placeholder=" ...")

@@ -61,14 +61,14 @@ def analyse(
     target = found.accuracy if target is None and found is not None else target
     runs = analysis.to_target(records, math.inf if target is None else target, diverged)
     names = {*records["experiment"], *(name for name, _, _ in diverged)}
-    modes = [name for name in MODES if name in names] + sorted(names - set(MODES))
+    noise = analysis.noise_scales(records)
     result = {
         "runs": len(runs),
         "threshold": None if found is None else _threshold(found, finals),
         "target": target,
         "modes": {
-            name: _mode(name, finals, runs, analysis.noise_scales(records), found, target, diverged)
-            for name in modes
+            name: _mode(name, finals, runs, noise, found, target, diverged)
+            for name in analysis.in_order(names)
             if name != "baseline_small"
         },
         "effects": _effects(finals),

@@ -22,7 +22,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from batchscale.analysis import Threshold
+from batchscale.analysis import Threshold, in_order
 from batchscale.critical_batch_size import steps_to_target
 from batchscale.experiment import MODES
 
@@ -61,12 +61,6 @@ def mode_style(experiment: str, experiments: Iterable[str] = ()) -> dict:
     own = sorted(set(experiments) - set(MODES))
     place = [*MODES, *own].index(experiment) if experiment in MODES or experiment in own else len(MODES)
     return {"color": _COLOURS[place % len(_COLOURS)], "marker": _MARKERS[place % len(_MARKERS)]}
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Modes in the study's order, then the user's own by name."""
-    names = set(names)
-    return [name for name in MODES if name in names] + sorted(names - set(MODES))
 
 
 def against_batch_size(ax: Axes, table: pd.DataFrame, column: str) -> None:

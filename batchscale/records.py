@@ -27,7 +27,7 @@ from pathlib import Path
 import pandas as pd
 
 from batchscale import __version__
-from batchscale.experiment import COLUMNS, STUDY_COLUMNS, Experiment, Record, UserError
+from batchscale.experiment import COLUMNS, STUDY_COLUMNS, Experiment, Record, UserError, first_line
 from batchscale.storage import remove, require_writable, set_aside, write_whole
 
 FORMAT = 2  # of sidecar and checkpoint
@@ -105,7 +105,7 @@ class Keeper:
         notice, never deleted. Rows of the CSV that lie beyond stay there until the training has passed them again.
         """
         saved = next(self._checkpoints(), {"state": None, "rows": []})
-        self.rows = [Record(**row) for row in saved["rows"]]
+        self.rows = saved["rows"]
         return saved["state"]
 
     def updates_kept(self) -> float:
@@ -122,8 +122,7 @@ class Keeper:
                 try:
                     yield self._read_checkpoint(path)
                 except Exception as error:  # torn, foreign or malicious: whatever it raises, it is not ours to use
-                    reason = (str(error) or type(error).__name__).splitlines()[0]
-                    self._notice(f"{path} cannot be used ({reason}); it is now {set_aside(path).name}")
+                    self._notice(f"{path} cannot be used ({first_line(error)}); it is now {set_aside(path).name}")
 
     def _read_checkpoint(self, path: Path) -> dict:
         import torch
@@ -143,7 +142,7 @@ class Keeper:
             raise ValueError("it belongs to another experiment")
         return {
             "state": saved["state"],
-            "rows": [asdict(Record(**row)) for row in saved["rows"]],
+            "rows": [Record(**row) for row in saved["rows"]],
             "updates": saved["state"]["updates"],
         }
 
@@ -208,8 +207,9 @@ class Keeper:
             kept, status, written = content["experiment"], content["status"], content["format"]
             usable = status in _STATUSES and isinstance(kept["epochs"], int) and isinstance(written, int)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UnreadableRecord(f"{self.sidecar} is not the sidecar of a record ({reason}); move it away") from error
+            raise UnreadableRecord(
+                f"{self.sidecar} is not the sidecar of a record ({first_line(error)}); move it away"
+            ) from error
         if not usable:
             raise UnreadableRecord(
                 f"{self.sidecar} is not the sidecar of a record (status {status!r}, format {written!r}); move it away"
@@ -299,8 +299,9 @@ def _read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         lines = [(reader.line_num, values) for values in reader if values]
     except (OSError, ValueError, csv.Error) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UnreadableRecord(f"{path} cannot be read as CSV ({reason}); restore it or move it away") from error
+        raise UnreadableRecord(
+            f"{path} cannot be read as CSV ({first_line(error)}); restore it or move it away"
+        ) from error
     if not lines:
         raise UnreadableRecord(f"{path} is empty; restore it or move it away")
     (_, header), *lines = lines

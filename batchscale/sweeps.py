@@ -141,12 +141,12 @@ def run(
     todo = pending(experiments, data_dir, scratch)
     if len(todo) < len(experiments):
         print(f"{len(experiments) - len(todo)} of {len(experiments)} recorded already", flush=True)
-    if todo or scratch is not None:
-        for folder in {data_dir, setting.folder} if todo else ():
+    if todo:
+        for folder in {data_dir, setting.folder}:
             require_writable(folder)
         _require_images(todo, data_root)
         with Display(len(todo)) as display, _signals(signal.SIGINT, signal.SIGTERM) as stop:
-            if min(workers, len(todo)) <= 1:
+            if min(workers, len(todo)) == 1:
                 failures = _Process(setting, display.show, stop).work(todo)
             else:
                 failures = _work_in_processes(todo, setting, min(workers, len(todo)), display.show, stop)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from batchscale.datasets import TRAIN_ACCURACY_IMAGES, Dataset
-from batchscale.experiment import Experiment, Record, UserError, failure, find_callable
+from batchscale.experiment import Experiment, Record, UserError, failure, find_callable, first_line
 
 EVALUATION_BATCH_SIZE = 500
 PULSE_SECONDS = 0.25  # training time between two calls of `between_updates`
@@ -422,7 +422,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    return textwrap.shorten((str(error) or type(error).__name__).splitlines()[0], 100, placeholder=" ...")
+    return textwrap.shorten(first_line(error), 100, placeholder=" ...")
 
 
 # All random generators that a network may draw from: torch's on the CPU and on the device, Python's, NumPy's.

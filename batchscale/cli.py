@@ -5,12 +5,14 @@
     python -m batchscale sweep --small 8 32 --large 128 512 1024 --seeds 0 1 2 --workers 2
     python -m batchscale study --out runs/digits --dataset digits --width 0.25 --small 8 32 --large 128 256
     python -m batchscale analyse runs/digits --json
+    python -m batchscale noise-scale data/scaled_lr_bs1024_seed0.ckpt --images 12500
 
 What is recorded already is not trained again; what was interrupted goes on where it was.
 """
 
 import contextlib
 import io
+import math
 import re
 import sys
 from dataclasses import dataclass, fields
@@ -176,11 +178,57 @@ class Analyse:
             print(findings.text(result, width=min(shutil.get_terminal_size().columns, 100)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoiseScale:
+    """Measure the gradient noise scale, with its standard error, at the weights of a checkpoint."""
+
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
+    """.ckpt of a run that is unfinished, or weights saved by torch.save(model.state_dict(), FILE)"""
+    images: int | None = None
+    """training images to use, the more the more precise; None: one in forty, as in every record"""
+    data_root: str | None = None
+    """folder of the images; None: BATCHSCALE_DATA_ROOT, or else datasets"""
+    device: str = "auto"
+    json: bool = False
+    """one JSON object in place of text"""
+    model: str | None = None
+    """network of the weights; this, dataset and width are those of the run if there is one"""
+    dataset: str | None = None
+    width: float | None = None
+
+    def __call__(self) -> None:
+        import json
+        from dataclasses import asdict, replace
+
+        from batchscale import datasets, records
+        from batchscale.training import Training
+
+        experiment, state = records.read_checkpoint(self.checkpoint)
+        given = {name: getattr(self, name) for name in ("model", "dataset", "width") if getattr(self, name) is not None}
+        setting = replace(experiment or Experiment(batch_size=1), device=self.device, **given)
+        training = Training(setting, datasets.load(setting.dataset, self.data_root))
+        training.load_state_dict(state if experiment else {**training.state_dict(), "model": state})
+        found = training.measure_noise_scale(self.images)
+        if found is None:
+            raise UserError(
+                f"{len(training.data.train_images)} training images, or the room on {training.device}, do not suffice "
+                f"for ten micro-batches of two"
+            )
+        if self.json:
+            values = {"noise_scale": found.noise_scale, **asdict(found), "updates": training.updates}
+            print(json.dumps({key: value if math.isfinite(value) else None for key, value in values.items()}, indent=2))
+        elif found.is_measurable:
+            print(f"gradient noise scale: {found.noise_scale:.1f} ± {found.standard_error:.1f} images, {found}")
+        else:
+            print(f"gradient noise scale: not measurable, the noise hides the gradient (take more --images), {found}")
+
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Study, tyro.conf.subcommand("study")]
     | Annotated[Analyse, tyro.conf.subcommand("analyse")]
+    | Annotated[NoiseScale, tyro.conf.subcommand("noise-scale")]
 )
 
 
@@ -198,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: list[str]) -> Train | Sweep | Study | Analyse:
+def _parse(arguments: list[str]) -> Train | Sweep | Study | Analyse | NoiseScale:
     # tyro explains a wrong flag in a box of several lines; here, as everywhere, an error is one line.
     message = io.StringIO()
     try:

@@ -21,6 +21,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from batchscale import randomness
+
 # Ten micro-batches that hold one training image in forty together: a fortieth of an epoch's time where that goes with
 # the images, and at B = 128 (390 updates an epoch) also where it goes with the launches. LOG.md has other choices.
 MICRO_BATCHES = 10
@@ -55,6 +57,12 @@ class Estimate:
     def noise_scale(self) -> float:
         """B_simple = 𝒮/𝒢² in images, or NaN where it is not measurable."""
         return self.trace_covariance / self.squared_gradient_norm if self.is_measurable else math.nan
+
+    def __str__(self) -> str:
+        return (
+            f"𝒮 {self.trace_covariance:.3g} over 𝒢² {self.squared_gradient_norm:.3g}, from "
+            f"{self.big_batch_size // self.small_batch_size} micro-batches of {self.small_batch_size} images"
+        )
 
 
 def two_batch_estimates(small_squared_norm, big_squared_norm, *, small_batch_size: int, big_batch_size: int):
@@ -150,6 +158,12 @@ def estimate(
     return replace(found, standard_error=math.sqrt((blocks - 1) * residuals.var()) / squared_gradient_norm)
 
 
+def default_micro_batch_size(n: int, micro_batches: int = MICRO_BATCHES) -> int:
+    """B_s for n training images: one image in ONE_IMAGE_IN over all micro-batches, but in each at least
+    LEAST_MICRO_BATCH_SIZE if there are as many; 0 if there is not one for each."""
+    return min(max(n // (ONE_IMAGE_IN * micro_batches), LEAST_MICRO_BATCH_SIZE), n // micro_batches)
+
+
 def measure(
     model: nn.Module,
     loss: Callable[[Tensor], Tensor],
@@ -182,8 +196,7 @@ def measure(
             and under an autocast of its own.
         order: indices of the n training images in random order, int64 (n,). The first M·B_s are used.
         random_seed: of dropout. The same weights, order and seed give the same bits on a CPU.
-        micro_batch_size: B_s, in images; None: one image in ONE_IMAGE_IN over all micro-batches, but in each at least
-            LEAST_MICRO_BATCH_SIZE if there are as many.
+        micro_batch_size: B_s, in images; None: `default_micro_batch_size`.
         micro_batches: M.
 
     Raises:
@@ -192,8 +205,7 @@ def measure(
     if micro_batches < 2:
         raise ValueError(f"micro_batches is {micro_batches}; the noise between micro-batches takes at least two")
     if micro_batch_size is None:
-        micro_batch_size = max(len(order) // (ONE_IMAGE_IN * micro_batches), LEAST_MICRO_BATCH_SIZE)
-        micro_batch_size = min(micro_batch_size, len(order) // micro_batches)
+        micro_batch_size = default_micro_batch_size(len(order), micro_batches)
     if not 1 <= micro_batch_size <= len(order) // micro_batches:
         raise ValueError(
             f"micro_batch_size is {micro_batch_size}; {micro_batches} micro-batches of {len(order)} images "
@@ -226,11 +238,9 @@ def _as_in_training(model: nn.Module, random_seed: int) -> Iterator[None]:
     """Train mode and seeded generators; afterwards modes, buffers and generators are as they were."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    device = next(model.parameters()).device
-    mps_state = torch.mps.get_rng_state() if device.type == "mps" else None
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(random_seed)
+        with randomness.kept(next(model.parameters()).device):
+            randomness.seed_generators(random_seed)
             model.train()
             yield
     finally:
@@ -239,5 +249,3 @@ def _as_in_training(model: nn.Module, random_seed: int) -> Iterator[None]:
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
-        if mps_state is not None:
-            torch.mps.set_rng_state(mps_state)

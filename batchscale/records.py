@@ -125,17 +125,7 @@ class Keeper:
                     self._notice(f"{path} cannot be used ({first_line(error)}); it is now {set_aside(path).name}")
 
     def _read_checkpoint(self, path: Path) -> dict:
-        import torch
-
-        content = path.read_bytes()
-        # torch.load leaves out the check sums of its own files (pytorch/pytorch issue 126952).
-        damaged = zipfile.ZipFile(io.BytesIO(content)).testzip()
-        if damaged is not None:
-            raise ValueError(f"{damaged} is damaged")
-        try:
-            saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:  # whose message says how to run it all the same
-            raise ValueError("it holds something else than numbers and tensors") from None
+        saved = _load(path)
         if saved["format"] != FORMAT:
             raise ValueError(f"it has format {saved['format']}, this batchscale knows {FORMAT}")
         if _differences(saved["experiment"], self.experiment):
@@ -233,6 +223,51 @@ class Keeper:
                 f"{self.sidecar.name} that says how to go on; restore it or move the CSV away"
             )
         self.status = "complete"
+
+
+def read_checkpoint(path: str | os.PathLike) -> tuple[Experiment | None, dict]:
+    """The experiment and the training's state that a checkpoint was saved with; or weights that others saved.
+
+    A file of tensors by name, as `torch.save(model.state_dict(), path)` writes it, has no experiment; its content is
+    returned as it is.
+
+    Raises:
+        UserError: it is neither, or damaged.
+    """
+    path = Path(path).expanduser()
+    try:
+        saved = _load(path)
+        if "format" not in saved and all(hasattr(value, "shape") for value in saved.values()):
+            return None, saved
+        if saved["format"] != FORMAT:
+            raise ValueError(f"it has format {saved['format']}, this batchscale knows {FORMAT}")
+        return Experiment(**saved["experiment"]), saved["state"]
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no file {path}; a run has a checkpoint, {{name}}_bs{{B}}_seed{{s}}.ckpt, while it is unfinished"
+        ) from None
+    except UserError:
+        raise
+    except Exception as error:  # torn, foreign or malicious: whatever it raises, it is not ours to use
+        raise UserError(
+            f"{path} is neither a checkpoint nor a file of weights ({first_line(error)}); name one of a run, or one "
+            f"written by torch.save(model.state_dict(), path)"
+        ) from error
+
+
+def _load(path: Path) -> dict:
+    """A file of `torch.save`, whole and of nothing but numbers and tensors, or else an error."""
+    import torch
+
+    content = path.read_bytes()
+    # torch.load leaves out the check sums of its own files (pytorch/pytorch issue 126952).
+    damaged = zipfile.ZipFile(io.BytesIO(content)).testzip()
+    if damaged is not None:
+        raise ValueError(f"{damaged} is damaged")
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # whose message says how to run it all the same
+        raise ValueError("it holds something else than numbers and tensors") from None
 
 
 def to_frame(rows: Iterable[Record]) -> pd.DataFrame:

@@ -12,18 +12,17 @@ import contextlib
 import gc
 import inspect
 import math
-import random
 import re
 import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from batchscale import noise_scale, randomness
 from batchscale.datasets import TRAIN_ACCURACY_IMAGES, Dataset
 from batchscale.experiment import Experiment, Record, UserError, failure, find_callable, first_line
 
@@ -64,16 +63,6 @@ def select_device(name: str) -> torch.device:
     return device
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Seed of every random generator in a 1-based epoch; epoch 0 stands for the initial weights."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def permutation(n: int, seed: int, epoch: int) -> Tensor:
-    """Order of the training images in a 1-based epoch: int64 `(n,)` on the CPU, the same on every device."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(epoch_seed(seed, epoch)))
-
-
 def build_model(experiment: Experiment, data: Dataset) -> nn.Module:
     """The experiment's network with its initial weights, which depend on the seed alone.
 
@@ -96,8 +85,8 @@ def build_model(experiment: Experiment, data: Dataset) -> nn.Module:
         raise UserError(f"width is {experiment.width} but {experiment.model} takes no width")
     wanted = min(2, len(data.test_images)), len(data.classes)
     try:
-        with torch.random.fork_rng():
-            torch.manual_seed(epoch_seed(experiment.seed, 0))
+        with torch.random.fork_rng(), randomness.kept(torch.device("cpu")):
+            randomness.seed_generators(randomness.epoch_seed(experiment.seed, 0))
             model = factory(**{name: value for name, value in arguments.items() if name in parameters})
             with torch.no_grad():
                 logits = model.eval()(data.normalised(data.test_images[:2].cpu()))
@@ -249,8 +238,8 @@ class Training:
         except (RuntimeError, ValueError) as error:
             reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
             raise UserError(
-                f"what is saved does not fit the network {self.experiment.model}, which was changed since ({reason}); "
-                f"change it back, or choose another name or data_dir"
+                f"what is saved does not fit the network {self.experiment.model} ({reason}); "
+                f"if that was changed since, change it back, or choose another name or data_dir"
             ) from error
         self.images_at_once = dict(state["images_at_once"])
         self.ghost_batches = [tuple(pair) for pair in state["ghost_batches"]]
@@ -263,13 +252,13 @@ class Training:
     def _train_epoch(self, epoch: int, between_updates: Callable[[Progress], None] | None) -> None:
         """The rest of an epoch: ⌊n/B⌋ updates on a fresh permutation, the incomplete last batch dropped."""
         experiment, size = self.experiment, self.experiment.batch_size
-        order = permutation(len(self.data.train_images), experiment.seed, epoch).to(self.device)
+        order = randomness.permutation(len(self.data.train_images), experiment.seed, epoch).to(self.device)
         self.model.train()
-        with _generators_kept(self.device):
+        with randomness.kept(self.device):
             if self._random_state is None:
-                _seed_generators(epoch_seed(experiment.seed, epoch))
+                randomness.seed_generators(randomness.epoch_seed(experiment.seed, epoch))
             else:
-                _set_generators(self._random_state, self.device)
+                randomness.set_generators(self._random_state, self.device)
             started = self._clock()
             while self.updates < epoch * self.updates_per_epoch:
                 first = self.updates % self.updates_per_epoch * size
@@ -281,7 +270,7 @@ class Training:
                         self.diverged = True
                         return
                     if between_updates is not None:
-                        self._random_state = _get_generators(self.device)
+                        self._random_state = randomness.generators_state(self.device)
                         between_updates(self._progress(epoch, loss))
                     started = self._clock()
             self._pause(started)
@@ -343,6 +332,7 @@ class Training:
             self.data.train_images[:TRAIN_ACCURACY_IMAGES], self.data.train_labels[:TRAIN_ACCURACY_IMAGES]
         )
         accuracy, test_loss = self.evaluate(self.data.test_images, self.data.test_labels)
+        noise = self.measure_noise_scale()
         return Record(
             batch_size=self.experiment.batch_size,
             epoch=epoch,
@@ -358,7 +348,56 @@ class Training:
             test_loss=test_loss,
             epoch_time=self._epoch_time,
             images_per_second=images / self._epoch_time,
+            noise_scale=math.nan if noise is None else noise.noise_scale,
         )
+
+    def measure_noise_scale(self, images: int | None = None) -> noise_scale.Estimate | None:
+        """Gradient noise scale at the present weights, which stay as they are: see `noise_scale.measure`.
+
+        Images and dropout masks depend on the seed and the epoch in progress alone (after an epoch: the next one).
+        Where the device has no room for a micro-batch, more and smaller ones are taken.
+
+        Args:
+            images: training images to use; None: one in `noise_scale.ONE_IMAGE_IN`, as in every record.
+
+        Returns:
+            None where there are no two images a micro-batch, which batch norm needs for its statistics: with fewer than
+            20 training images, or on a device without room.
+
+        Raises:
+            UserError: the network failed, naming the place; `images` are less than three micro-batches or more than n.
+        """
+        n, seed, epoch = len(self.data.train_images), self.experiment.seed, self.updates // self.updates_per_epoch + 1
+        size = noise_scale.default_micro_batch_size(n)
+        if images is None:
+            images = size * noise_scale.MICRO_BATCHES
+        elif not 3 * size <= images <= n:  # of two there is no standard error
+            raise UserError(
+                f"images is {images}; it must be from {3 * size}, three micro-batches, to {n}, all training images"
+            )
+
+        def loss(part: Tensor) -> Tensor:
+            inputs, labels = self.data.batch(part)
+            with self._precision():
+                return functional.cross_entropy(self.model(inputs), labels)
+
+        while size >= 2:
+            try:
+                return noise_scale.measure(
+                    self.model,
+                    loss,
+                    randomness.permutation(n, seed, epoch).to(self.device),
+                    random_seed=randomness.epoch_seed(seed, epoch),
+                    micro_batch_size=size,
+                    micro_batches=images // size,
+                )
+            except Exception as error:
+                problem = self._failure(error, "noise-scale measurement", size)
+                if not isinstance(problem, OutOfMemory):
+                    raise problem from error
+            size //= 2
+            free_memory()  # out of the clause above, whose error refers to all that is to be freed
+        return None
 
     def evaluate(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Accuracy in 0-1 and mean cross-entropy of uint8 images `(n, h, w, c)`, with the network in eval mode."""
@@ -423,50 +462,3 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _reason(error: BaseException) -> str:
     return textwrap.shorten(first_line(error), 100, placeholder=" ...")
-
-
-# All random generators that a network may draw from: torch's on the CPU and on the device, Python's, NumPy's.
-
-
-def _seed_generators(seed: int) -> None:
-    torch.manual_seed(seed)  # on every device
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 (the global generator is what somebody's network would use)
-
-
-def _get_generators(device: torch.device) -> dict:
-    """Their states; loads with `torch.load(weights_only=True)`."""
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
-    state = {
-        "cpu": torch.get_rng_state(),
-        "python": random.getstate(),
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
-    }
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        state["mps"] = torch.mps.get_rng_state()
-    return state
-
-
-def _set_generators(state: dict, device: torch.device) -> None:
-    # On another kind of device than before there is no such state: dropout then goes on with whatever numbers the
-    # device has. Such a run could not repeat the other device's rounding either.
-    torch.set_rng_state(state["cpu"])
-    random.setstate(state["python"])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-    elif device.type == "mps" and "mps" in state:
-        torch.mps.set_rng_state(state["mps"])
-
-
-@contextlib.contextmanager
-def _generators_kept(device: torch.device) -> Iterator[None]:
-    """Whatever is drawn inside, outside the generators are as they were."""
-    before = _get_generators(device)
-    try:
-        yield
-    finally:
-        _set_generators(before, device)

@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from batchscale import datasets, noise_scale
 from batchscale.experiment import Experiment
-from batchscale.training import Training, epoch_seed, permutation
+from batchscale.randomness import epoch_seed, permutation
+from batchscale.training import Training
 
 HEADER = (
     "B_s",

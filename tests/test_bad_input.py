@@ -59,6 +59,13 @@ def malicious(in_zip: bool):
     return write
 
 
+def weights(folder: Path, *names: str) -> None:
+    """Those of `networks:linear` on digits, where the names are its own."""
+    import torch
+
+    torch.save({name: torch.zeros((10, 3072)[: 1 + ("weight" in name)]) for name in names}, folder / "weights.pt")
+
+
 def corrupt_cifar10(folder: Path) -> None:
     shutil.copytree(CIFAR10 / "cifar-10-batches-py", folder / "images" / "cifar-10-batches-py")
     batch = folder / "images" / "cifar-10-batches-py" / "data_batch_3"
@@ -196,6 +203,23 @@ BAD = [
     (csv("64,1,62.1,0.1,1"), ["analyse", "{}"], 2, "accuracy is '62.1', which is not in 0-1"),
     (None, ["analyse", "{}", "--tolerance", "2"], 2, "tolerance is 2.0; it must be a fraction"),
     (None, ["analyse", "{}", "--target", "0"], 2, "target is 0.0; it must be a fraction"),
+    # noise scale
+    (None, ["noise-scale", "{}/a.ckpt"], 2, "there is no file {}/a.ckpt; a run has a checkpoint, {name}_bs{B}_seed{s}"),
+    (None, ["noise-scale", "{}"], 2, "is neither a checkpoint nor a file of weights ([Errno 21] Is a directory"),
+    (csv(), ["noise-scale", f"{{}}/{STEM}.csv"], 2, "nor a file of weights (File is not a zip file); name one of"),
+    (malicious(in_zip=True), ["noise-scale", f"{{}}/{STEM}.ckpt"], 2, "it holds something else than numbers and ten"),
+    (
+        lambda folder: weights(folder, "0.weight"),
+        ["noise-scale", "{}/weights.pt", "--dataset", "digits"],
+        2,
+        "what is saved does not fit the network models:CNN (",
+    ),
+    (
+        lambda folder: weights(folder, "1.weight", "1.bias"),
+        ["noise-scale", "{}/weights.pt", "--dataset", "digits", "--model", "networks:linear", "--images", "9000"],
+        2,
+        "images is 9000; it must be from 24, three micro-batches, to 1500",
+    ),
     # folders
     (lambda folder: (folder / "data").touch(), [*TRAIN, "--batch-size", "64", "--data-dir", "{}/data"], 2, "cannot be"),
     (lambda folder: (folder / "out").touch(), ["study", "--out", "{}/out"], 2, "out cannot be written (File exists)"),

@@ -1,13 +1,17 @@
 """The command line: quick help, one line of error, exit codes, the rule that belongs to a name."""
 
+import json
 import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import PROJECT
 
-from batchscale import cli
-from batchscale.records import load
+from batchscale import cli, datasets
+from batchscale.experiment import Experiment
+from batchscale.records import Keeper, load
+from batchscale.training import Training
 
 TINY = ["--dataset", "digits", "--width", "0.1", "--train-size", "256", "--epochs", "2"]
 
@@ -18,7 +22,7 @@ def run(*arguments) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["sweep"], ["study"], ["analyse"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["sweep"], ["study"], ["analyse"], ["noise-scale"]])
 def test_help_needs_no_torch(command):
     """That is what makes it quick; the time itself is measured in benchmarks."""
     code = (
@@ -49,6 +53,52 @@ def test_trains_once(tmp_path):
     assert second.returncode == 0
     assert second.stdout == "1 of 1 recorded already\n"
     assert second.stderr == ""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Of a run stopped after an epoch, and the record that it left."""
+    folder = tmp_path_factory.mktemp("unfinished")
+    experiment = Experiment(batch_size=64, dataset="digits", width=0.25, train_size=640, epochs=3, precision="bf16")
+    training, keeper = Training(experiment, datasets.load("digits")), Keeper(experiment, folder)
+    keeper.start()
+    record = next(training.records())
+    keeper.add(record, training.state_dict())
+    torch.save(training.model.state_dict(), folder / "weights.pt")
+    return keeper.checkpoint, record
+
+
+def noise_scale(capsys, *arguments) -> dict:
+    assert cli.main(["noise-scale", *map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_noise_scale_of_a_checkpoint_is_the_recorded_one(checkpoint, capsys):
+    path, record = checkpoint
+    found = noise_scale(capsys, path)
+    assert found["noise_scale"] == record.noise_scale
+    assert found["noise_scale"] == found["trace_covariance"] / found["squared_gradient_norm"]
+    assert (found["updates"], found["big_batch_size"]) == (10, 80)
+    precise = noise_scale(capsys, path, "--images", 640)
+    assert precise["big_batch_size"] == 640
+    assert precise["standard_error"] < found["standard_error"] / 2
+
+
+def test_noise_scale_in_words(checkpoint, capsys):
+    assert cli.main(["noise-scale", str(checkpoint[0])]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"gradient noise scale: {checkpoint[1].noise_scale:.1f} ± ")
+    assert said.endswith("from 10 micro-batches of 8 images\n")
+
+
+def test_noise_scale_of_weights_alone(checkpoint, capsys):
+    """Their first epoch's images, as nobody knows how they were trained."""
+    path, _ = checkpoint
+    found = noise_scale(capsys, path.with_name("weights.pt"), "--dataset", "digits", "--width", "0.25")
+    assert found["updates"] == 0
+    training = Training(Experiment(batch_size=1, dataset="digits", width=0.25), datasets.load("digits"))
+    training.model.load_state_dict(torch.load(path.with_name("weights.pt")))
+    assert found["noise_scale"] == training.measure_noise_scale().noise_scale
 
 
 def commanded(*arguments) -> list:

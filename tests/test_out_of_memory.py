@@ -24,10 +24,14 @@ def needy(**fields) -> Experiment:
     return Experiment(**{"batch_size": 128, "model": NeedsMemory, **TINY, **fields})
 
 
+MEASURE_NOISE_SCALE = Training.measure_noise_scale
+
+
 @pytest.fixture(autouse=True)
 def device(monkeypatch):
-    """Room for 100 images in training, until a test says otherwise."""
+    """Room for 100 images in training, until a test says otherwise; what is seen is without the noise scale's."""
     monkeypatch.setattr(NeedsMemory, "seen", [])
+    monkeypatch.setattr(Training, "measure_noise_scale", lambda self: None)
     return lambda **fields: [monkeypatch.setattr(NeedsMemory, name, value) for name, value in fields.items()]
 
 
@@ -105,6 +109,24 @@ def test_not_even_one_image(tmp_path, device):
     device(train_room=0)
     with pytest.raises(UserError, match="has no room for 1 images at once"):
         sweeps.run([needy()], data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(("room", "seen"), [(100, [8] * 10), (7, [4] * 20), (2, [2] * 40), (1, [])])
+def test_noise_scale_from_more_and_smaller_micro_batches(device, room, seen):
+    """As many images; with room for one, for which batch norm has no variance, none."""
+    device(train_room=room)
+    training = Training(needy(), datasets.load("digits"))
+    found = MEASURE_NOISE_SCALE(training)
+    assert NeedsMemory.seen == seen
+    assert (found is not None) == bool(seen)
+    if seen:
+        assert (found.small_batch_size, found.big_batch_size) == (seen[0], 80)
+
+
+def test_noise_scale_of_a_network_that_fails(device):
+    device(train_room=7, error=RuntimeError("shapes do not match"))
+    with pytest.raises(UserError, match="failed in noise-scale measurement, after update 0: RuntimeError: shapes"):
+        MEASURE_NOISE_SCALE(Training(needy(), datasets.load("digits")))
 
 
 @pytest.mark.parametrize(

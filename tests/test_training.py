@@ -13,9 +13,10 @@ from networks import DrawsFromEveryGenerator
 from torch import nn
 from torch.nn import functional
 
-from batchscale import datasets, training
+from batchscale import datasets, noise_scale, training
 from batchscale.experiment import Experiment, UserError
-from batchscale.training import Training, build_model, epoch_seed, permutation, select_device
+from batchscale.randomness import epoch_seed, permutation
+from batchscale.training import Training, build_model, select_device
 from models import CNN
 
 TIMES = {"running_time": 0, "epoch_time": 0, "images_per_second": 0}
@@ -152,8 +153,8 @@ def test_an_epoch_uses_each_image_once_and_drops_the_incomplete_batch(digits, mo
         lambda self, places, original=datasets.Dataset.batch: seen.append(places) or original(self, places),
     )
     list(Training(experiment(train_size=100, epochs=2), digits, model=network_without_batch_norm(10)).records())
-    assert [len(places) for places in seen] == [32] * 6
-    epochs = [torch.cat(seen[:3]), torch.cat(seen[3:])]
+    assert [len(places) for places in seen] == 2 * ([32] * 3 + [8] * 10)  # and the noise scale's
+    epochs = [torch.cat(seen[:3]), torch.cat(seen[13:16])]
     for epoch in epochs:
         assert len(epoch.unique()) == 96
         assert 0 <= epoch.min() <= epoch.max() < 100
@@ -192,7 +193,6 @@ def test_records(digits):
     last = records[-1]
     assert (last.batch_size, last.experiment, last.seed) == (32, "baseline_small", 0)
     assert last.generalization_error == last.train_accuracy - last.accuracy
-    assert math.isnan(last.noise_scale)
     assert last.accuracy > 0.5  # it learns
     # the last record is of the weights that the run ended with, in eval mode
     model = run.model.eval()
@@ -200,6 +200,49 @@ def test_records(digits):
         logits = model(digits.normalised(digits.test_images))
     assert last.accuracy == (logits.argmax(1) == digits.test_labels).sum().item() / 297
     assert last.test_loss == pytest.approx(functional.cross_entropy(logits, digits.test_labels).item(), rel=1e-5)
+
+
+def test_noise_scale_is_that_of_the_next_epochs_first_images(digits):
+    run = Training(experiment(epochs=2, seed=3), digits)
+    first, last = run.records()
+    order, seed = permutation(1500, seed=3, epoch=3), epoch_seed(3, 3)
+
+    def loss(part):
+        return functional.cross_entropy(
+            run.model(digits.normalised(digits.train_images[part])), digits.train_labels[part]
+        )
+
+    expected = noise_scale.measure(run.model, loss, order, random_seed=seed)
+    assert (expected.small_batch_size, expected.big_batch_size) == (8, 80)
+    assert last.noise_scale == expected.noise_scale != first.noise_scale
+    precise = run.measure_noise_scale(images=1500)
+    assert precise == noise_scale.measure(
+        run.model, loss, order, random_seed=seed, micro_batch_size=8, micro_batches=187
+    )
+    assert precise.standard_error < expected.standard_error / 2
+    for images in (23, 1501):
+        with pytest.raises(UserError, match=f"images is {images}; it must be from 24, three micro-batches, to 1500"):
+            run.measure_noise_scale(images)
+
+
+def test_measuring_the_noise_scale_changes_nothing_of_the_run(digits, monkeypatch):
+    """Nor do generators that are not torch's: the network draws from Python's and NumPy's too."""
+    states, rows = [], []
+    for measured in (True, False):
+        if not measured:
+            monkeypatch.setattr(Training, "measure_noise_scale", lambda self: None)
+        run = Training(experiment(train_size=160, epochs=3, model=DrawsFromEveryGenerator, width=1), digits)
+        rows.append([replace(record, **TIMES, noise_scale=0) for record in run.records()])
+        states.append(run.model.state_dict())
+    assert rows[0] == rows[1]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("images", "measured"), [(19, False), (20, True)])
+def test_noise_scale_needs_two_images_a_micro_batch(digits, images, measured):
+    run = Training(experiment(train_size=images, batch_size=4), digits)
+    assert (run.measure_noise_scale() is not None) == measured
+    assert math.isnan(next(run.records()).noise_scale) or measured
 
 
 def test_train_accuracy_is_that_of_the_first_10_000_images():
@@ -228,7 +271,8 @@ def test_clock_counts_training_alone(digits, monkeypatch):
 
     monkeypatch.setattr(training.time, "perf_counter", lambda: now)
     monkeypatch.setattr(Training, "_update", taking(1, Training._update))
-    monkeypatch.setattr(Training, "evaluate", taking(1000, Training.evaluate))
+    for name in ("evaluate", "measure_noise_scale"):
+        monkeypatch.setattr(Training, name, taking(1000, getattr(Training, name)))
     run = Training(experiment(train_size=320, epochs=2), digits, model=network_without_batch_norm(10))
     records = []
     for record in run.records(taking(100, lambda progress: None)):
@@ -343,7 +387,7 @@ def test_a_network_that_was_edited_meanwhile(digits):
     state = Training(experiment(), digits).state_dict()
     with pytest.raises(UserError) as refused:
         Training(experiment(width=0.5), digits).load_state_dict(state)
-    assert "what is saved does not fit the network models:CNN, which was changed since" in str(refused.value)
+    assert "what is saved does not fit the network models:CNN (" in str(refused.value)
     assert "size mismatch for features.0.weight" in str(refused.value)
     assert "\n" not in str(refused.value)
 

@@ -147,6 +147,14 @@ def test_to_target():
     assert {"target not reached: at least this", "diverged here"} < set(drawn(ax))
 
 
+def test_to_target_has_no_line_without_clipping_but_for_crosses():
+    """Without points it would reach to the figure's corner, and the layout with it."""
+    _, ax = plt.subplots()
+    runs = analysis.to_target(table(("scaled_lr", 128, 0, [0.1, 0.9])).assign(updates=[5, 10]), 0.5)
+    plots.to_target(ax, runs, analysis.means_to_target(runs), "updates", 0.5)
+    assert all(line.get_clip_on() for line in ax.get_lines())
+
+
 def test_to_target_says_what_is_missing():
     runs = analysis.to_target(table(("scaled_lr", 128, 0, [0.1, 0.9])), 0.5)  # without updates
     for rows, target, reason in (
@@ -176,6 +184,8 @@ def test_critical_batch_size_is_on_its_curve():
     plots.critical_batch_size(ax, "scaled_lr", fit | {"estimate": None})
     plots.critical_batch_size(ax, "scaled_lr", fit | {"steps_min": None})
     assert len(ax.get_lines()) == 3
+    plots.critical_batch_size(ax, "scaled_lr", fit | {"batch_sizes": [200, 800]})  # B_crit is extrapolated
+    assert ax.get_lines()[3].get_xdata()[0] == pytest.approx(100)
 
 
 def test_effects_in_points():
@@ -201,11 +211,12 @@ def test_effects_in_points():
 def test_breaking_points():
     _, ax = plt.subplots()
     scaled = mode(256, 128, 512, intervals={"accuracy": (128, 512), "updates": (None, 256)})
-    plots.breaking_points(ax, {"scaled_lr": scaled, "mine": mode(intervals={"updates": (128, 128)})})
+    plots.breaking_points(ax, {"scaled_lr": scaled, "mine": mode(intervals={"updates": (None, 128)})})
     markers = {(line.get_marker(), *line.get_xydata()[0]) for line in ax.get_lines()}
-    assert markers == {("o", 256, 0), ("s", 128, -1), ("<", ax.get_xlim()[0], -1), ("^", 512, -2)}
+    left = ax.get_xlim()[0]
+    assert markers == {("o", 256, 0), ("s", 128, -1), ("<", left, -1), ("^", 512, -2), ("<", left, -5)}
     bars = [collection.get_segments()[0].tolist() for collection in ax.collections]
-    assert bars == [[[128, 0], [512, 0]], [[ax.get_xlim()[0], -1], [256, -1]], [[128, -5], [128, -5]]]
+    assert bars == [[[128, 0], [512, 0]], [[left, -1], [256, -1]], [[left, -5], [128, -5]]]
     beside = ["no interval", "nobody knows", "no estimate", "nobody knows"]
     assert texts(ax) == [*beside, "linearly scaled rate", "mine"]
     assert [text.get_horizontalalignment() for text in ax.texts[:3:2]] == ["right", "left"]  # within the axes

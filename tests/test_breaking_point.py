@@ -169,7 +169,8 @@ def test_no_times():
     [
         ({8: 50, 16: 20, 32: 30}, "8"),  # 8 may have been faster than 16 in truth
         ({8: 50, 16: 60, 32: 30}, "8"),
-        ({4: 70, 8: 50, 16: 60, 32: 30}, "8"),  # whether 8 is the last is for 8 and 16 to say
+        ({4: 70, 8: 50, 16: 60, 32: 30}, "8"),
+        ({4: 40, 8: 50}, "8"),  # 8 may be faster than 4 in truth
         ({2: 30, 4: 40, 8: 50}, None),  # the scan ends before 8
     ],
 )

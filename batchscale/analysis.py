@@ -338,14 +338,22 @@ def noise_scales(records: pd.DataFrame) -> pd.DataFrame:
     """Gradient noise scale B_simple of every run that measured it, in images, to stand beside the critical batch size.
 
     A row a run: RUN, `median`, `low` and `high` over its epochs (it grows while the loss falls, McCandlish et al. 2018,
-    so the range is part of the answer), `last`, and `epochs`, the number with a measurement. An epoch with NaN was not
-    measured or not measurable, and does not count; a run without any has no row.
+    so the range is part of the answer), `epochs`, and of these `measured`, the number that have one. In a run with any,
+    NaN is an epoch where it was not measurable (𝒢² ≤ 0): the noise hides the gradient, so it is large rather than
+    small. It counts as +∞, or else the median would be too low; a median or a `high` that would be infinite is NaN. A
+    run without any has no row: it did not measure.
     """
-    measured = records.dropna(subset="noise_scale").sort_values([*RUN, "epoch"])
-    table = measured.groupby(RUN)["noise_scale"].agg(
-        median="median", low="min", high="max", last="last", epochs="count"
+    table = records.groupby(RUN)["noise_scale"].agg(
+        median=censored_median, low="min", high=lambda epochs: epochs.max(skipna=False), epochs="size", measured="count"
     )
-    return table.reset_index()
+    return table[table["measured"] > 0].reset_index()
+
+
+def censored_median(values: Collection[float]) -> float:
+    """Median of values where NaN is one above all others, of unknown size; NaN where it depends on that size."""
+    values = np.asarray(values, dtype=float)
+    median = np.median(np.where(np.isnan(values), np.inf, values))
+    return float(median) if np.isfinite(median) else np.nan
 
 
 def _is_any(table: pd.DataFrame, runs: Collection[Run]) -> np.ndarray:

@@ -129,7 +129,8 @@ def in_time(runs: pd.DataFrame) -> BreakingPoint:
 
     Times are compared in their logarithms. The scan starts at the smallest batch size all of whose runs reach the
     target. A larger one with a censored run counts as slower if the time that its runs are known to exceed is already
-    longer, or if one diverged; otherwise nobody knows, and the verdict goes no further.
+    longer, or if one diverged; otherwise nobody knows, and the verdict goes no further. Times of runs that reach the
+    target within their first epoch are upper bounds, and taken as they are; the reason names them.
 
     Args:
         runs: rows of `analysis.to_target`, of one mode.
@@ -162,10 +163,11 @@ def in_time(runs: pd.DataFrame) -> BreakingPoint:
         return _remark(
             verdict, f"at {sizes[following]} runs end before the target, so whether the time still falls is not known"
         )
-    first = usable.loc[usable["batch_size"] == sizes[0], "censored"]
-    if following == 1 and (first == "left").any():
+    left = set(usable.loc[usable["censored"] == "left", "batch_size"])
+    within = ", ".join(str(size) for size in sizes[: following + 1] if size in left)
+    if within:
         return _remark(
-            verdict, f"at {sizes[0]} the target is reached within the first epoch: its time is an upper bound"
+            verdict, f"at {within} the target is reached within the first epoch: times are upper bounds there"
         )
     return verdict
 

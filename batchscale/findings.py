@@ -141,9 +141,11 @@ def text(result: dict, width: int = 80) -> str:
         parts += [f"  - {', '.join(whats)}: {reason}" for reason, whats in together.items()]
         if mode["noise_scale"]:
             noise = mode["noise_scale"]
+            middle = noise["reason"] if noise["median"] is None else f"{_number(noise['median'])} images"
+            upwards = "upwards" if noise["high"] is None else f"to {_number(noise['high'])}"
+            also = f"; {noise['reason']}" if noise["reason"] and noise["median"] is not None else ""
             parts.append(
-                f"  - noise scale: {_number(noise['median'])} images (from {_number(noise['low'])} to "
-                f"{_number(noise['high'])} over epochs and runs)"
+                f"  - noise scale: {middle} (from {_number(noise['low'])} {upwards} over epochs and runs{also})"
             )
     for effect in result["effects"] if result["modes"] else []:
         shown = [
@@ -197,7 +199,6 @@ def _mode(
     if target is None:  # nothing was looked for, so nothing was found
         for of_curve in (verdicts["updates"], verdicts["time"], fit):
             of_curve["reason"] = "no target: there is no threshold, and none was given"
-    noise = noise[noise["experiment"] == name]
     return {
         "breaking_point": {currency: verdict["batch_size"] for currency, verdict in verdicts.items()}
         | {
@@ -208,14 +209,7 @@ def _mode(
         "critical_batch_size": fit,
         "batch_sizes": _by_batch_size(table, runs[runs["experiment"] == name]),
         "regimes": analysis.local_slopes(of_mode).to_dict("records"),
-        "noise_scale": {
-            "median": noise["median"].median(),
-            "low": noise["low"].min(),
-            "high": noise["high"].max(),
-            "runs": len(noise),
-        }
-        if len(noise)
-        else None,
+        "noise_scale": _noise_scale(noise[noise["experiment"] == name]),
         "sentence": sentence(name, table, threshold, accuracy.batch_size),
     }
 
@@ -230,6 +224,20 @@ def _by_batch_size(table: pd.DataFrame, runs: pd.DataFrame) -> list[dict]:
         counts = {name: means[name] for name in ("runs", "reached")}
         rows.append({"batch_size": size, **losses.get(size, empty), **counts, **to_target})
     return rows
+
+
+def _noise_scale(runs: pd.DataFrame) -> dict | None:
+    """Over the runs of a mode, which are rows of `analysis.noise_scales`; None where it has none."""
+    if runs.empty:
+        return None
+    epochs, unknown = runs["epochs"].sum(), (runs["epochs"] - runs["measured"]).sum()
+    return {
+        "median": analysis.censored_median(runs["median"]),
+        "low": runs["low"].min(),
+        "high": runs["high"].max(skipna=False),
+        "runs": len(runs),
+        "reason": f"not measurable in {unknown} of {epochs} epochs" if unknown else None,
+    }
 
 
 def _threshold(threshold: Threshold, finals: pd.DataFrame) -> dict:

@@ -75,7 +75,7 @@ def against_batch_size(ax: Axes, table: pd.DataFrame, column: str) -> None:
         mode = table[table["experiment"] == name].sort_values("batch_size")
         style = mode_style(name, names)
         ax.plot(mode["batch_size"], mode["mean"], label=mode_label(name), markersize=5, **style)
-        ax.fill_between(mode["batch_size"], mode["low"], mode["high"], color=style["color"], alpha=0.2, linewidth=0)
+        _band(ax, mode["batch_size"], mode["low"], mode["high"], style["color"])
     _log2_axis(ax, table["batch_size"])
     _value_axis(ax, column)
 
@@ -89,14 +89,15 @@ def against_epoch(ax: Axes, table: pd.DataFrame, column: str, batch_sizes: Seque
     sizes = sorted(set(table["batch_size"]) if batch_sizes is None else set(batch_sizes))
     if table.empty:
         _nothing(ax, "no runs")
+    else:
+        ax.xaxis.get_major_locator().set_params(integer=True)
     shades = dict(zip(sizes, plt.get_cmap("viridis_r")(np.linspace(0.2, 1, len(sizes))), strict=True))
     for size, run in table.groupby("batch_size"):
         run = run.sort_values("epoch")
         marker = "o" if len(run) == 1 else None
         ax.plot(run["epoch"], run["mean"], color=shades[size], marker=marker, label=f"B = {size}")
-        ax.fill_between(run["epoch"], run["low"], run["high"], color=shades[size], alpha=0.2, linewidth=0)
+        _band(ax, run["epoch"], run["low"], run["high"], shades[size])
     ax.set_xlabel("epoch")
-    ax.xaxis.get_major_locator().set_params(integer=True)
     _value_axis(ax, column)
 
 
@@ -111,8 +112,11 @@ def batch_size_legend(ax: Axes) -> None:
 
 
 def threshold_line(ax: Axes, threshold: Threshold | None) -> None:
-    """The accuracy to keep, as a dashed line with its value in the legend's label; nothing where it is not known."""
-    if threshold is not None:
+    """The accuracy to keep, as a dashed line with its value in the legend's label.
+
+    Nothing where it is not known, or where the axes have no line to compare with it.
+    """
+    if threshold is not None and ax.has_data():
         size = threshold.from_batch_size
         source = "mean of small B" if size is None else f"B = {size}"
         label = f"threshold {threshold.accuracy:.3f} ({source} less {threshold.tolerance:g})"
@@ -122,15 +126,17 @@ def threshold_line(ax: Axes, threshold: Threshold | None) -> None:
 def label_lines(ax: Axes) -> None:
     """Name the lines directly, if those that end on the right are far enough apart there, or else in a legend.
 
-    A line that ends earlier is named above it (the value axis must be linear). Keys (the threshold, and lines without
-    points) are always in a legend. Call it last: where the ends are depends on the limits of the axes.
+    A single line that ends earlier is named above it (the value axis must be linear); several are too many. Keys (the
+    threshold, and lines without points) are always in a legend. Call it last: where the ends are depends on the limits
+    of the axes.
     """
     lines = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
     named = [line for line in lines if line.get_transform() == ax.transData and len(line.get_xdata())]
     right = max((max(line.get_xdata()) for line in named), default=0)
     ending = [line for line in named if max(line.get_xdata()) == right]
     heights = sorted(ax.transData.transform((1, line.get_ydata()[-1]))[1] for line in ending)
-    if min(np.diff(heights), default=np.inf) < 11 * ax.figure.dpi / 72:  # a line of text of 8 points
+    near = min(np.diff(heights), default=np.inf) < 11 * ax.figure.dpi / 72  # a line of text of 8 points
+    if near or len(named) > len(ending) + 1:
         ax.legend(handles=lines, fontsize=8)
         return
     for line in named:
@@ -145,35 +151,45 @@ def label_lines(ax: Axes) -> None:
         ax.legend(handles=[line for line in lines if line not in named], fontsize=8)
 
 
-def to_target(ax: Axes, runs: pd.DataFrame, means: pd.DataFrame, column: str) -> None:
+def to_target(ax: Axes, runs: pd.DataFrame, means: pd.DataFrame, column: str, target: float | None) -> None:
     """Updates or running time to the target against batch size: a marker a run, a line through the seeds' means.
 
     A run that never reached the target is an open triangle that points up, at what it made without reaching it: its
-    value lies somewhere above. One that diverged is a cross.
+    value lies somewhere above. One that diverged is a cross, at the lower edge if it never finished an epoch.
 
     Args:
         runs: of `analysis.to_target`; rows of several modes.
         means: of `analysis.means_to_target`.
         column: "updates" or "running_time".
+        target: accuracy, 0-1; None: there is none, and nothing is drawn.
     """
     trained = {"updates": "updates_trained", "running_time": "time_trained"}[column]
-    values = runs[column].fillna(runs[trained])
-    runs = runs.assign(value=values)[values > 0]
+    runs = runs.assign(value=runs[column].fillna(runs[trained]))
+    reason = None if (runs["value"] > 0).any() else "not recorded" if len(runs) else "no runs"
+    if target is None:
+        reason = "no target: there is no threshold, and none was given"
+    if reason:
+        _nothing(ax, reason)
+        runs = runs.iloc[:0]
+    else:
+        ax.set_title(f"target: accuracy {target:.3f}", fontsize=10)
+        runs = runs.dropna(subset="value")
     names = in_order(runs["experiment"])
-    if not names:
-        _nothing(ax, "not recorded" if len(values) else "no runs")
     for place, name in enumerate(names):
         mode = runs[runs["experiment"] == name]
         style = mode_style(name, names)
         aside = mode["batch_size"] * 2 ** (0.12 * (place - (len(names) - 1) / 2))  # or else they would hide each other
-        censored = mode["censored"] == "right"
+        started, censored = mode["value"] > 0, mode["censored"] == "right"
         line = means[means["experiment"] == name].dropna(subset=column)
         ax.plot(line["batch_size"], line[column], label=mode_label(name), markersize=5, **style)
-        ax.scatter(aside[~censored], mode.loc[~censored, "value"], s=8, color=style["color"], alpha=0.5, linewidths=0)
+        ax.scatter(aside[~censored], mode.loc[~censored, "value"], s=12, color=style["color"], alpha=0.6, linewidths=0)
         for diverged, marker in ((False, "^"), (True, "x")):
-            missed = censored & (mode["diverged"] == diverged)
+            missed = censored & started & (mode["diverged"] == diverged)
             face = {"color": style["color"]} if diverged else {"facecolors": "none", "edgecolors": style["color"]}
             ax.scatter(aside[missed], mode.loc[missed, "value"], s=28, marker=marker, **face)
+        if not started.all():  # an unclipped line without points would stretch the layout
+            on_edge = {"transform": ax.get_xaxis_transform(), "clip_on": False, "markersize": 5}
+            ax.plot(aside[~started], np.zeros((~started).sum()), "x", color=style["color"], **on_edge)
     right, diverged = runs["censored"] == "right", runs["diverged"]
     if (right & ~diverged).any():
         _key(ax, "target not reached: at least this", marker="^", linestyle="none", markerfacecolor="none")
@@ -186,14 +202,15 @@ def to_target(ax: Axes, runs: pd.DataFrame, means: pd.DataFrame, column: str) ->
 def critical_batch_size(ax: Axes, name: str, fit: dict, experiments: Iterable[str] = ()) -> None:
     """The fitted curve S(B) of a mode, dashed, over `to_target`; on it B_crit, with its interval as a bar.
 
-    `fit` is a mode's `critical_batch_size` in the result of `findings.analyse`. Nothing where B_crit is not determined,
-    or where the records have no updates.
+    It begins at the smallest batch size at which the target is reached, or at B_crit if that is smaller; above the
+    largest, the runs that never reached the target speak for it. `fit` is a mode's `critical_batch_size` in the result
+    of `findings.analyse`. Nothing where B_crit is not determined, or where the records have no updates.
     """
     if fit["estimate"] is None or fit["steps_min"] is None:
         return
     colour = mode_style(name, experiments)["color"]
     low, high = ax.get_xlim()
-    sizes = np.geomspace(low, high, 100)
+    sizes = np.geomspace(min(fit["batch_sizes"][0], fit["estimate"]), high, 100)
     ax.plot(sizes, steps_to_target(sizes, fit["steps_min"], fit["estimate"]), "--", color=colour, linewidth=1)
     at = steps_to_target(fit["estimate"], fit["steps_min"], fit["estimate"])
     ax.hlines(at, fit["low"], fit["high"], color=colour, alpha=0.3, linewidth=7)
@@ -206,9 +223,10 @@ def critical_batch_size(ax: Axes, name: str, fit: dict, experiments: Iterable[st
 def effects(ax: Axes, effects: Sequence[dict]) -> None:
     """What scaling and warm-up add to the accuracy, in points, against batch size, with intervals as bands.
 
-    `effects` are those of `findings.analyse`; each has the colour of the mode that has it.
+    `effects` are those of `findings.analyse`; each has the colour of the mode that has it, and one that no batch size
+    shows its reason in the legend.
     """
-    drawn = []
+    drawn, reasons = [], []
     for effect in effects:
         rows = [row for row in effect["batch_sizes"] if row["difference"] is not None]
         sizes = [row["batch_size"] for row in rows]
@@ -217,16 +235,18 @@ def effects(ax: Axes, effects: Sequence[dict]) -> None:
             label = f"{effect['effect']}: {mode_label(effect['of'])}\nless {mode_label(effect['over'])}"
             ax.plot(sizes, [100 * row["difference"] for row in rows], label=label, markersize=5, **style)
             low, high = ([100 * row[bound] for row in rows] for bound in ("low", "high"))
-            ax.fill_between(sizes, low, high, color=style["color"], alpha=0.2, linewidth=0)
-            if len(rows) == 1:
-                ax.vlines(sizes, low, high, color=style["color"])
+            _band(ax, sizes, low, high, style["color"])
+        else:
+            reason = effect["reason"] or effect["batch_sizes"][0]["reason"]
+            reasons.append(textwrap.fill(f"{effect['effect']}: {reason}", 60))
         drawn += sizes
     if drawn:
         ax.axhline(0, color="0.4", linewidth=1, zorder=0)
-        ax.legend(fontsize=8)
+        for reason in reasons:
+            _key(ax, reason, linestyle="none")
+        _legend_above(ax)
     else:
-        reasons = [(effect["effect"], effect["reason"] or effect["batch_sizes"][0]["reason"]) for effect in effects]
-        _nothing(ax, "\n".join(textwrap.fill(f"{effect}: {reason}", 60) for effect, reason in reasons))
+        _nothing(ax, "\n".join(reasons))
     _log2_axis(ax, drawn)
     ax.set_ylabel("difference of test accuracy (points)")
 
@@ -235,7 +255,7 @@ def breaking_points(ax: Axes, modes: dict[str, dict]) -> None:
     """The breaking points of every mode in the three currencies, a row each, with intervals as bars.
 
     `modes` are those of `findings.analyse`. An arrow shows an interval that goes below the smallest recorded batch
-    size; where there is no verdict, the row gives the reason.
+    size; one of a single batch size is hidden by its marker. Where there is neither, the row gives the reason.
     """
     names = list(modes)
     rows = [(name, currency) for name in names for currency in _CURRENCY_MARKERS]
@@ -245,7 +265,8 @@ def breaking_points(ax: Axes, modes: dict[str, dict]) -> None:
         return
     verdicts = [modes[name]["breaking_point"] for name in names]
     bounds = [bound for verdict in verdicts for interval in verdict["intervals"].values() for bound in interval]
-    powers = _powers(sizes, [*bounds, *(verdict[currency] for verdict in verdicts for currency in _CURRENCY_MARKERS)])
+    points = [verdict[currency] for verdict in verdicts for currency in _CURRENCY_MARKERS]
+    powers = _powers([*sizes, *bounds, *points])
     _log2_axis(ax, powers)
     left = powers[0] / 1.5
     ax.set_xlim(left, powers[-1] * 1.5)
@@ -263,6 +284,12 @@ def breaking_points(ax: Axes, modes: dict[str, dict]) -> None:
         elif high is None:
             reason = textwrap.fill(breaking["reasons"][currency], 72)
             ax.annotate(reason, (left, place), (6, 0), textcoords="offset points", va="center", fontsize=7, color="0.3")
+        if (size is None) != (high is None):
+            end, word = (high, "no estimate") if size is None else (size, "no interval")
+            beside = (
+                {"xytext": (7, 0), "ha": "left"} if end**2 < left * powers[-1] else {"xytext": (-7, 0), "ha": "right"}
+            )
+            ax.annotate(word, (end, place), textcoords="offset points", va="center", fontsize=7, color="0.3", **beside)
     places = [-(place + place // 3) for place in range(len(rows))]
     ax.set_yticks(places, [currency for _, currency in rows])
     for number, name in enumerate(names):
@@ -284,39 +311,50 @@ def noise_scales(ax: Axes, modes: dict[str, dict]) -> None:
     """Fitted critical batch size (filled, interval as a bar) beside the gradient noise scale (open, range as a line).
 
     `modes` are those of `findings.analyse`. The noise scale is the median of the runs' medians; its range is over all
-    epochs and runs.
+    epochs and runs, and ends in an arrow where some epochs were not measurable. What is missing is said in its place.
     """
-    names, values = list(modes), []
-    if all(mode["critical_batch_size"]["estimate"] is None and mode["noise_scale"] is None for mode in modes.values()):
+    names = list(modes)
+    fits = [fit for mode in modes.values() if (fit := mode["critical_batch_size"])["estimate"] is not None]
+    noises = [noise for mode in modes.values() if (noise := mode["noise_scale"]) is not None]
+    if not fits and not noises:
         _nothing(ax, "neither a critical batch size is determined\nnor a noise scale measured")
         return
+    powers = _powers(value[bound] for value in (*fits, *noises) for bound in ("low", "high"))
+    right = powers[-1] * 1.5
+
+    def say(missing: str, place: float) -> None:
+        ax.annotate(missing, (0.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="0.3")
+
     for place, name in enumerate(names):
         fit, noise = modes[name]["critical_batch_size"], modes[name]["noise_scale"]
         style = mode_style(name, names)
         if fit["estimate"] is not None:
             ax.hlines(-place + 0.13, fit["low"], fit["high"], color=style["color"], alpha=0.3, linewidth=7)
             ax.plot(fit["estimate"], -place + 0.13, markersize=7, **style)
-            values += [fit["low"], fit["high"]]
-        if noise is not None:
-            ax.hlines(-place - 0.13, noise["low"], noise["high"], color=style["color"], linewidth=1)
+        else:
+            say("B_crit not determined", -place + 0.13)
+        if noise is None:
+            say("noise scale not measured", -place - 0.13)
+            continue
+        ax.hlines(-place - 0.13, noise["low"], noise["high"] or right, color=style["color"], linewidth=1)
+        if noise["high"] is None:
+            ax.plot(right, -place - 0.13, marker=">", color=style["color"], markersize=6, clip_on=False)
+        if noise["median"] is not None:
             ax.plot(noise["median"], -place - 0.13, markersize=7, markerfacecolor="white", **style)
-            values += [noise["low"], noise["high"]]
-        if fit["estimate"] is None:
-            ax.annotate(
-                f"B_crit not determined{'' if noise else ', noise scale not measured'}",
-                (0.02, -place + 0.13),
-                xycoords=("axes fraction", "data"),
-                va="center",
-                fontsize=8,
-            )
-    ax.plot([], [], "o", color="0.3", label="critical batch size of the fit")
-    if any(mode["noise_scale"] for mode in modes.values()):
-        ax.plot([], [], "o", color="0.3", markerfacecolor="white", label="gradient noise scale")
-    ax.set_yticks([-place for place in range(len(names))], [mode_label(name) for name in names])
+        else:
+            say(f"noise scale {noise['reason']}", -place - 0.32)
+    for of_any, label, face in (
+        (fits, "critical batch size of the fit", None),
+        (noises, "gradient noise scale", "white"),
+    ):
+        if of_any:
+            ax.plot([], [], "o", color="0.3", markerfacecolor=face, label=label)
+    ax.set_yticks([-place for place in range(len(names))], [textwrap.fill(mode_label(name), 16) for name in names])
     ax.set_ylim(-len(names) + 0.4, 0.6)
-    _log2_axis(ax, _powers(values))
+    _log2_axis(ax, powers)
+    ax.set_xlim(powers[0] / 1.5, right)
     ax.set_xlabel("images")
-    ax.legend(fontsize=8, loc="best")
+    _legend_above(ax)
 
 
 def frontier(ax: Axes, rows: Sequence[dict]) -> None:
@@ -340,7 +378,7 @@ def frontier(ax: Axes, rows: Sequence[dict]) -> None:
         ax.plot(*([row[c] for row in best] for c in ("running_time", "accuracy")), color="0.6", linewidth=1, zorder=0)
     if names:
         ax.legend(fontsize=8, title="number: batch size", title_fontsize=8)
-        ax.margins(x=0.12)
+        ax.margins(0.12)
     _value_axis(ax, "accuracy")
     ax.set_xlabel(COLUMN_LABELS["running_time"])
     if names:
@@ -387,7 +425,7 @@ def save(figure: Figure, data_dir: str | Path, name: str) -> None:
 
 def _value_axis(ax: Axes, column: str) -> None:
     ax.set_ylabel(COLUMN_LABELS.get(column, column))
-    if column in LOGARITHMIC:
+    if column in LOGARITHMIC and ax.has_data():
         ax.set_yscale("log")
         _few_numbers(ax.yaxis, ax.get_ylim())
 
@@ -401,19 +439,32 @@ def _few_numbers(axis: Axis, limits: tuple[float, float]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def _band(ax: Axes, places: Sequence[float], low: Sequence[float], high: Sequence[float], color) -> None:
+    """An interval along a line; of a single point, which has no width to fill, a bar."""
+    ax.fill_between(places, low, high, color=color, alpha=0.2, linewidth=0)
+    if len(places) == 1:
+        ax.vlines(places, low, high, color=color, alpha=0.5)
+
+
 def _key(ax: Axes, label: str, **style) -> None:
     """An entry of the legend that belongs to no single line."""
     ax.plot([], [], label=label, color="0.4", linewidth=1, **style)
 
 
+def _legend_above(ax: Axes) -> None:
+    """Where it hides nothing."""
+    ax.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+
+
 def _nothing(ax: Axes, reason: str) -> None:
+    ax.set_xticks([])
     ax.set_yticks([])
     ax.annotate(reason, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color="0.4", fontsize=9)
 
 
-def _powers(values: Iterable[float], more: Iterable[float | None] = ()) -> list[int]:
+def _powers(values: Iterable[float | None]) -> list[int]:
     """The powers of two from just below the least to just above the greatest value."""
-    values = [value for value in (*values, *more) if value]
+    values = [value for value in values if value is not None]
     return [2**power for power in range(int(np.floor(np.log2(min(values)))), int(np.ceil(np.log2(max(values)))) + 1)]
 
 

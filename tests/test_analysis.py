@@ -226,10 +226,27 @@ def test_paired_differences():
 
 
 def test_noise_scales():
-    records = timed(("mine", 8, 0, [0.1] * 4), ("mine", 8, 1, [0.1]))
-    records["noise_scale"] = [20.0, math.nan, 10.0, 40.0, math.nan]
-    (row,) = analysis.noise_scales(records).to_dict("records")
-    assert (row["seed"], row["median"], row["low"], row["high"], row["last"], row["epochs"]) == (0, 20, 10, 40, 40, 3)
+    """An epoch that is not measurable lies above all others; a run that never measured is not there."""
+    records = timed(
+        ("mine", 8, 0, [0.1] * 3), ("mine", 8, 1, [0.1]), ("mine", 8, 2, [0.1] * 4), ("mine", 8, 3, [0.1] * 3)
+    )
+    nan = math.nan
+    records["noise_scale"] = [20.0, 10.0, 40.0, nan, nan, 10.0, nan, 30.0, 10.0, nan, 20.0]
+    rows = analysis.noise_scales(records).drop(columns=analysis.RUN[:2])
+    expected = pd.DataFrame(
+        # seed 2: between 30 and +∞ the median is not known
+        [(0, 20.0, 10.0, 40.0, 3, 3), (2, nan, 10.0, nan, 4, 2), (3, 20.0, 10.0, nan, 3, 2)],
+        columns=["seed", "median", "low", "high", "epochs", "measured"],
+    )
+    pd.testing.assert_frame_equal(rows, expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "median"),
+    [([3, 1], 2), ([math.nan, 1, 2], 2), ([1, math.nan], None), ([math.nan, 1, math.nan], None), ([math.nan], None)],
+)
+def test_censored_median(values, median):
+    assert analysis.censored_median(values) == pytest.approx(math.nan if median is None else median, nan_ok=True)
 
 
 def test_stems_and_without():

@@ -175,6 +175,7 @@ def test_small_records_say_what_they_can():
     assert "one seed" in of(single, WARM)["reasons"]["accuracy"]
     assert of(single, WARM, "critical_batch_size")["low"] is not None  # the batch sizes are there to say
     assert single["effects"][0]["batch_sizes"][0]["reason"] == "1 pair of equal seeds; two are needed"
+    assert analyse(STUDY[STUDY["seed"] < 2])["missing"] == []  # two are enough for an interval
 
 
 def test_diverged_runs():
@@ -210,7 +211,29 @@ def test_noise_scale_stands_beside_the_critical_batch_size(known):
     noise = of(known, WARM, "noise_scale")
     assert noise["runs"] == 21
     assert noise["low"] < noise["median"] < noise["high"]
+    assert noise["reason"] is None
     assert of(analyse(STUDY.assign(noise_scale=np.nan)), WARM, "noise_scale") is None
+
+
+def test_noise_scale_that_is_not_always_measurable():
+    """Seeds' medians by hand: 20, 40 and unknown, then 20 and unknown twice."""
+    run = ["mine", 8]
+    records = table(*[(*run, seed, [0.1] * 3) for seed in range(3)])
+    records["noise_scale"] = [10.0, 20.0, np.nan, 30.0, 40.0, 50.0, np.nan, 60.0, np.nan]
+    result = analyse(records)
+    assert of(result, "mine", "noise_scale") == {
+        "median": 40,
+        "low": 10,
+        "high": None,
+        "runs": 3,
+        "reason": "not measurable in 3 of 9 epochs",
+    }
+    said = "noise scale: 40 images (from 10 upwards over epochs and runs; not measurable in 3 of 9 epochs)"
+    assert said in text(result, 200)
+    records.loc[3:4, "noise_scale"] = np.nan
+    result = analyse(records)
+    assert of(result, "mine", "noise_scale")["median"] is None
+    assert "noise scale: not measurable in 5 of 9 epochs (from 10 upwards over epochs and runs)" in text(result, 200)
 
 
 def test_different_lengths_are_said():

@@ -48,11 +48,14 @@ def test_against_epoch_is_darker_for_larger_batches():
 
 def test_threshold_line():
     _, ax = plt.subplots()
-    plots.threshold_line(ax, None)
+    plots.threshold_line(ax, analysis.threshold(STUDY))  # no line to compare with it
     assert not ax.get_lines()
+    ax.plot([2, 8], [0.5, 0.6])
+    plots.threshold_line(ax, None)
+    assert len(ax.get_lines()) == 1
     plots.threshold_line(ax, analysis.threshold(STUDY))
-    assert ax.get_lines()[0].get_ydata()[0] == pytest.approx(0.66)
-    assert ax.get_lines()[0].get_label() == "threshold 0.660 (B = 8 less 0.01)"
+    assert ax.get_lines()[1].get_ydata()[0] == pytest.approx(0.66)
+    assert ax.get_lines()[1].get_label() == "threshold 0.660 (B = 8 less 0.01)"
 
 
 def test_modes_are_told_apart_everywhere():
@@ -68,6 +71,16 @@ def test_nothing_to_show():
     plots.against_batch_size(left, analysis.over_seeds(NOTHING, "running_time"), "running_time")
     plots.against_epoch(right, analysis.over_seeds(NOTHING, "accuracy", by=("batch_size", "epoch")), "accuracy")
     left.figure.canvas.draw()
+    assert (texts(left), texts(right)) == (["no finished runs"], ["no runs"])
+    for axis in (left.xaxis, left.yaxis, right.xaxis, right.yaxis):
+        assert not [number.get_text() for number in axis.get_ticklabels()]
+
+
+def test_the_interval_of_one_batch_size_is_a_bar():
+    _, ax = plt.subplots()
+    one = STUDY[STUDY["batch_size"] == 8]
+    plots.against_batch_size(ax, analysis.over_seeds(analysis.final(one), "accuracy"), "accuracy")
+    assert ax.collections[1].get_segments()[0].tolist() == [[8, 0.66], [8, 0.68]]
 
 
 def test_one_epoch_is_a_point():
@@ -88,7 +101,7 @@ def mode(accuracy=None, updates=None, time=None, *, intervals=(), fit=(None, Non
         "breaking_point": verdicts
         | {"intervals": open_ended | dict(intervals), "reasons": dict.fromkeys(verdicts, "nobody knows")},
         "critical_batch_size": dict(zip(("estimate", "low", "high"), fit, strict=True)),
-        "noise_scale": noise and dict(zip(("median", "low", "high"), noise, strict=True)),
+        "noise_scale": noise and dict(zip(("median", "low", "high"), noise, strict=True)) | {"reason": "hidden"},
         "batch_sizes": [{"batch_size": size} for size in (128, 256, 512)],
     }
 
@@ -98,15 +111,18 @@ def texts(ax) -> list[str]:
 
 
 def test_label_lines_beside_their_ends_or_in_a_legend():
-    _, (near, apart) = plt.subplots(1, 2)
-    for ax, other in ((near, 0.501), (apart, 0.9)):
+    _, (near, apart, crowded) = plt.subplots(1, 3)
+    for ax, other in ((near, 0.501), (apart, 0.9), (crowded, 0.9)):
         ax.plot([1, 2], [0.1, 0.5], label="one")
         ax.plot([1, 2], [0.1, other], label="other")
         ax.plot([1, 1.5], [0.2, 0.3], label="short")
+        if ax is crowded:
+            ax.plot([1.2, 1.6], [0.3, 0.3], label="another")  # whose name would run into that of "short"
         ax.axhline(0.4, label="key")
         plots.label_lines(ax)
     assert texts(near) == []
     assert [text.get_text() for text in near.get_legend().get_texts()] == ["one", "other", "short", "key"]
+    assert texts(crowded) == []
     assert texts(apart) == ["one", "other", "short"]
     assert [text.get_text() for text in apart.get_legend().get_texts()] == ["key"]
 
@@ -117,29 +133,59 @@ def test_to_target():
     records = table(
         ("scaled_lr", 128, 0, [0.1, 0.9]), ("scaled_lr", 256, 0, [0.1, 0.2]), ("scaled_lr", 512, 0, [0.1, 0.2])
     )
-    runs = analysis.to_target(records.assign(updates=10 * records["epoch"]), 0.5, [("scaled_lr", 512, 0)])
-    plots.to_target(ax, runs, analysis.means_to_target(runs), "updates")
+    failed = [("scaled_lr", 512, 0), ("scaled_lr", 1024, 0)]  # the second in its first epoch
+    runs = analysis.to_target(records.assign(updates=10 * records["epoch"]), 0.5, failed)
+    plots.to_target(ax, runs, analysis.means_to_target(runs), "updates", 0.5)
     assert drawn(ax)["linearly scaled rate"] == [[128], [pytest.approx(15)]]
     reached, missed, diverged = (collection.get_offsets().tolist() for collection in ax.collections)
     assert (reached, missed, diverged) == ([[128, pytest.approx(15)]], [[256, 20]], [[512, 20]])
     assert len(ax.collections[1].get_facecolors()) == 0
+    (at_once,) = [line for line in ax.get_lines() if line.get_transform() == ax.get_xaxis_transform()]
+    assert (at_once.get_marker(), at_once.get_xydata().tolist()) == ("x", [[1024, 0]])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["128", "256", "512", "1024"]
+    assert ax.get_title() == "target: accuracy 0.500"
     assert {"target not reached: at least this", "diverged here"} < set(drawn(ax))
+
+
+def test_to_target_has_no_line_without_clipping_but_for_crosses():
+    """Without points it would reach to the figure's corner, and the layout with it."""
+    _, ax = plt.subplots()
+    runs = analysis.to_target(table(("scaled_lr", 128, 0, [0.1, 0.9])).assign(updates=[5, 10]), 0.5)
+    plots.to_target(ax, runs, analysis.means_to_target(runs), "updates", 0.5)
+    assert all(line.get_clip_on() for line in ax.get_lines())
+
+
+def test_to_target_says_what_is_missing():
+    runs = analysis.to_target(table(("scaled_lr", 128, 0, [0.1, 0.9])), 0.5)  # without updates
+    for rows, target, reason in (
+        (runs, None, "no target: there is no threshold, and none was given"),
+        (runs, 0.5, "not recorded"),
+        (runs.iloc[:0], 0.5, "no runs"),
+    ):
+        _, ax = plt.subplots()
+        plots.to_target(ax, rows, analysis.means_to_target(rows), "updates", target)
+        assert texts(ax) == [reason]
+        assert not ax.get_lines()
+        assert not ax.get_title()
 
 
 def test_critical_batch_size_is_on_its_curve():
     _, ax = plt.subplots()
     ax.set_xscale("log")
     ax.set_xlim(10, 1000)
-    fit = {"estimate": 100.0, "low": 50.0, "high": 200.0, "steps_min": 7.0}
+    fit = {"estimate": 100.0, "low": 50.0, "high": 200.0, "steps_min": 7.0, "batch_sizes": [20, 80]}
     plots.critical_batch_size(ax, "scaled_lr", fit)
     curve, marker, _ = ax.get_lines()
     np.testing.assert_allclose(curve.get_ydata(), 7 + 700 / np.array(curve.get_xdata()))
+    assert curve.get_xdata()[[0, -1]].tolist() == pytest.approx([20, 1000])
     assert marker.get_xydata().tolist() == [[100, 14]]
     assert ax.collections[0].get_segments()[0].tolist() == [[50, 14], [200, 14]]
     assert ax.get_xlim() == (10, 1000)
     plots.critical_batch_size(ax, "scaled_lr", fit | {"estimate": None})
     plots.critical_batch_size(ax, "scaled_lr", fit | {"steps_min": None})
     assert len(ax.get_lines()) == 3
+    plots.critical_batch_size(ax, "scaled_lr", fit | {"batch_sizes": [200, 800]})  # B_crit is extrapolated
+    assert ax.get_lines()[3].get_xdata()[0] == pytest.approx(100)
 
 
 def test_effects_in_points():
@@ -155,19 +201,25 @@ def test_effects_in_points():
     band = ax.collections[0].get_paths()[0].get_extents()
     assert (band.ymin, band.ymax) == (pytest.approx(1), pytest.approx(7))
     _, ax = plt.subplots()
+    plots.effects(ax, [scaling, scaling | {"effect": "warm-up", "batch_sizes": [], "reason": "no pair"}])
+    assert ax.get_legend().get_texts()[-1].get_text() == "warm-up: no pair"
+    _, ax = plt.subplots()
     plots.effects(ax, [scaling | {"batch_sizes": rows[1:2]}, scaling | {"batch_sizes": [], "reason": "no pair"}])
     assert texts(ax) == ["scaling: 1 pair\nscaling: no pair"]
 
 
 def test_breaking_points():
     _, ax = plt.subplots()
-    scaled = mode(256, 128, None, intervals={"accuracy": (128, 512), "updates": (None, 256)})
-    plots.breaking_points(ax, {"scaled_lr": scaled, "mine": mode()})
+    scaled = mode(256, 128, 512, intervals={"accuracy": (128, 512), "updates": (None, 256)})
+    plots.breaking_points(ax, {"scaled_lr": scaled, "mine": mode(intervals={"updates": (None, 128)})})
     markers = {(line.get_marker(), *line.get_xydata()[0]) for line in ax.get_lines()}
-    assert markers == {("o", 256, 0), ("s", 128, -1), ("<", ax.get_xlim()[0], -1)}
+    left = ax.get_xlim()[0]
+    assert markers == {("o", 256, 0), ("s", 128, -1), ("<", left, -1), ("^", 512, -2), ("<", left, -5)}
     bars = [collection.get_segments()[0].tolist() for collection in ax.collections]
-    assert bars == [[[128, 0], [512, 0]], [[ax.get_xlim()[0], -1], [256, -1]]]
-    assert texts(ax) == ["nobody knows"] * 4 + ["linearly scaled rate", "mine"]
+    assert bars == [[[128, 0], [512, 0]], [[left, -1], [256, -1]], [[left, -5], [128, -5]]]
+    beside = ["no interval", "nobody knows", "no estimate", "nobody knows"]
+    assert texts(ax) == [*beside, "linearly scaled rate", "mine"]
+    assert [text.get_horizontalalignment() for text in ax.texts[:3:2]] == ["right", "left"]  # within the axes
     assert [text.get_text() for text in ax.get_yticklabels()] == ["accuracy", "updates", "time"] * 2
 
 
@@ -180,6 +232,20 @@ def test_noise_scales_beside_critical_batch_sizes():
     bars = [collection.get_segments()[0][:, 0].tolist() for collection in ax.collections]
     assert bars == [[200, 800], [100, 900], [40, 60]]
     assert texts(ax) == ["B_crit not determined"]
+
+
+def test_noise_scales_that_are_not_measurable_or_not_measured():
+    _, ax = plt.subplots()
+    modes = {"scaled_lr": mode(noise=(50, 40, None)), "mine": mode(noise=(None, 40, None)), "none": mode()}
+    plots.noise_scales(ax, modes)
+    end = ax.get_xlim()[1]
+    bars = [collection.get_segments()[0][:, 0].tolist() for collection in ax.collections]
+    assert bars == [[40, end], [40, end]]
+    markers = [(line.get_marker(), line.get_xdata()[0]) for line in ax.get_lines() if len(line.get_xdata())]
+    assert markers == [(">", end), ("^", 50), (">", end)]
+    missing = "B_crit not determined"
+    assert texts(ax) == [missing, missing, "noise scale hidden", missing, "noise scale not measured"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["gradient noise scale"]
 
 
 def test_frontier_joins_and_names_what_is_worth_choosing():
@@ -206,10 +272,10 @@ def test_little_to_show(case):
     result = findings.analyse(records, target=synthetic.TARGET)
     runs = analysis.to_target(records, synthetic.TARGET)
     figure, axes = plt.subplots(2, 3, figsize=(15, 8), layout="constrained")
-    plots.to_target(axes[0, 0], runs, analysis.means_to_target(runs), "updates")
+    plots.to_target(axes[0, 0], runs, analysis.means_to_target(runs), "updates", synthetic.TARGET)
     for name, found in result["modes"].items():
         plots.critical_batch_size(axes[0, 0], name, found["critical_batch_size"], result["modes"])
-    plots.to_target(axes[0, 1], runs, analysis.means_to_target(runs), "running_time")
+    plots.to_target(axes[0, 1], runs, analysis.means_to_target(runs), "running_time", None)
     plots.effects(axes[0, 2], result["effects"])
     plots.breaking_points(axes[1, 0], result["modes"])
     plots.noise_scales(axes[1, 1], result["modes"])

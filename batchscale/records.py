@@ -374,24 +374,24 @@ def _versions() -> dict[str, str]:
     return packages
 
 
-def sidecars(data_dir: str | os.PathLike) -> dict[str, dict]:
-    """Contents of the sidecars of a folder, by the record's name; of runs without a CSV too.
+def sidecars(data_dir: str | os.PathLike) -> list[dict]:
+    """Contents of the sidecars of a folder; also of runs without a CSV.
 
     One that cannot be read, or names no experiment, is left out: analysis needs the CSVs alone.
     """
-    contents = {}
+    contents = []
     for path in sorted(Path(data_dir).expanduser().glob("*.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             content = json.loads(path.read_text(encoding="utf-8"))
             experiment = content["experiment"]
             experiment["name"], int(experiment["batch_size"]), int(experiment["seed"]), content["status"]
-            contents[path.stem] = content
+            contents.append(content)
     return contents
 
 
 def diverged(data_dir: str | os.PathLike) -> list[tuple[str, int, int]]:
     """Runs of a folder whose sidecar says `diverged`: experiment, batch size, seed. Their CSVs do not tell."""
-    experiments = [content["experiment"] for content in sidecars(data_dir).values() if content["status"] == "diverged"]
+    experiments = [content["experiment"] for content in sidecars(data_dir) if content["status"] == "diverged"]
     return [(run["name"], int(run["batch_size"]), int(run["seed"])) for run in experiments]
 
 

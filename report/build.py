@@ -79,7 +79,6 @@ def _figures(
     """Sizes in inches, and what draws them, of the figures that have something to show."""
     final = analysis.over_seeds(analysis.final(analysis.without(table, diverged)), "accuracy")
     modes, target = result["modes"], result["target"]
-    half = (TEXT_WIDTH / 2 - 0.05, 2.7)
 
     def accuracy(ax: Axes) -> None:
         plots.against_batch_size(ax, final, "accuracy")
@@ -92,22 +91,22 @@ def _figures(
         if column == "updates":
             for name, mode in modes.items():
                 plots.critical_batch_size(ax, name, mode["critical_batch_size"], modes)
-        ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+            ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
 
     figures = {}
     if len(final):
-        figures["accuracy"] = (TEXT_WIDTH, 2.8), accuracy
+        figures["accuracy"] = (TEXT_WIDTH, 2.5), accuracy
     if any(row["difference"] is not None for effect in result["effects"] for row in effect["batch_sizes"]):
-        figures["effects"] = (TEXT_WIDTH, 2.6), lambda ax: plots.effects(ax, result["effects"])
+        figures["effects"] = (TEXT_WIDTH, 2.3), lambda ax: plots.effects(ax, result["effects"])
     if target is not None and modes:
-        figures["updates"] = (TEXT_WIDTH, 3.4), lambda ax: to_target(ax, "updates")
-        figures["time"] = half, lambda ax: to_target(ax, "running_time")
+        figures["updates"] = (TEXT_WIDTH, 2.7), lambda ax: to_target(ax, "updates")
+        figures["time"] = (TEXT_WIDTH, 2.1), lambda ax: to_target(ax, "running_time")
     if any(mode["critical_batch_size"]["estimate"] or mode["noise_scale"] for mode in modes.values()):
         figures["noise_scales"] = (TEXT_WIDTH, 0.9 + 0.4 * len(modes)), lambda ax: plots.noise_scales(ax, modes)
     if modes:
-        figures["breaking_points"] = (TEXT_WIDTH, 0.7 + 0.8 * len(modes)), lambda ax: plots.breaking_points(ax, modes)
+        figures["breaking_points"] = (TEXT_WIDTH, 0.5 + 0.7 * len(modes)), lambda ax: plots.breaking_points(ax, modes)
     if result["frontier"]:
-        figures["frontier"] = half, lambda ax: plots.frontier(ax, result["frontier"])
+        figures["frontier"] = (TEXT_WIDTH, 2.5), lambda ax: plots.frontier(ax, result["frontier"])
     return figures
 
 

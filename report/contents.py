@@ -71,9 +71,10 @@ def contents(
             *_threshold(result),
             *_accuracy(result),
             *_critical_batch_sizes_in_short(result),
+            *_discussion(result)[:1],
         ],
         "provenance": _provenance(settings, len(known), len(runs)),
-        "settings": [[name, _shown(values)] for name, values in settings.items()],
+        "settings": [[name, _shown(values)] for name, values in settings.items()] if known else [],
         "modes": [_mode(name, runs[runs["experiment"] == name], records, known) for name in names],
         "threshold": _threshold(result),
         "accuracy": _accuracy(result),
@@ -136,7 +137,7 @@ def _shown(values: Counter) -> str:
 
 def _provenance(settings: dict[str, Counter], known: int, runs: int) -> list[str]:
     if not known:
-        return ["No sidecars lie beside these records, so how and where the runs were trained is not recorded."]
+        return [f"No sidecars lie beside these records: the {_listed(settings)} are {NOT_RECORDED}."]
     sentences = []
     if known < runs:
         sentences.append(
@@ -249,12 +250,12 @@ def _effects(result: dict) -> list[str]:
             if of_kind:
                 amounts = [100 * abs(row["difference"]) for row in of_kind]
                 sentences.append(
-                    _sentence(f"{name} {verb} the accuracy {_at(of_kind, rows)} by {_range(amounts)} points")
+                    _sentence(f"{name} {verb} the accuracy by {_range(amounts)} points {_at(of_kind, rows)}")
                 )
         undecided = [row for row in known if row["low"] <= 0 <= row["high"]]
         if undecided:
             sentences.append(
-                _sentence(f"{_at(undecided, rows)} the 95 % interval of what {name} adds holds zero")
+                _sentence(f"{_at(undecided, rows)} the 95 % interval of what {name} adds includes zero")
             )
         unpaired = [row for row in rows if row["difference"] is None]
         if unpaired:
@@ -353,9 +354,9 @@ def _verdicts(result: dict) -> list[list]:
     return rows
 
 
-def _open(result: dict) -> list[str]:
-    """The reasons behind what the table of verdicts leaves open or qualifies, a sentence a mode and reason."""
-    sentences = []
+def _open(result: dict) -> list[list[str]]:
+    """Label of each mode with the reasons behind what the table of verdicts leaves open or qualifies."""
+    rows = []
     for name, mode in result["modes"].items():
         reasons = {}
         for currency in CURRENCIES:
@@ -364,8 +365,8 @@ def _open(result: dict) -> list[str]:
         reasons.pop(None, None)
         listed = [f"{_listed(columns)}: {_bare(reason)}" for reason, columns in reasons.items()]
         if listed:
-            sentences.append(f"{mode_label(name)} – {'; '.join(listed)}.")
-    return sentences
+            rows.append([mode_label(name), f"{'; '.join(listed)}."])
+    return rows
 
 
 def _time(result: dict) -> list[str]:
@@ -436,7 +437,16 @@ def _discussion(result: dict) -> list[str]:
     lost = [name for name in modes if name not in known and modes[name]["batch_sizes"]]
     if lost:
         sentences.append(f"No batch size recorded for {_listed([_rule_of(name) for name in lost])} keeps it.")
+    smallest = [_smallest(name, modes[name]["breaking_point"]) for name in known]
+    sentences.append(f"The smallest of the breaking points that are known is {_listed(smallest)}.")
     return sentences
+
+
+def _smallest(name: str, breaking: dict) -> str:
+    known = {currency: breaking[currency] for currency in CURRENCIES if breaking[currency] is not None}
+    least = min(known.values())
+    currencies = [currency for currency, size in known.items() if size == least]
+    return f"{least} for {_rule_of(name)} (in {_listed(currencies)})"
 
 
 # Words

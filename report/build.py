@@ -1,6 +1,6 @@
 """Builds report.pdf from the records of a folder.
 
-    python -m report.build data report.pdf         # in the project's folder; or: make report DATA=data REPORT=report.pdf
+    python -m report.build data report.pdf        # in the project's folder; or make report DATA=data REPORT=report.pdf
 
 The same records give the same bytes. Needs typst (`pip install ".[report]"`) and no network.
 """
@@ -91,22 +91,37 @@ def _figures(
         if column == "updates":
             for name, mode in modes.items():
                 plots.critical_batch_size(ax, name, mode["critical_batch_size"], modes)
-            ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+            legend_beside(ax)
+
+    def effects(ax: Axes) -> None:
+        plots.effects(ax, result["effects"])
+        legend_beside(ax)
+
+    def frontier(ax: Axes) -> None:
+        plots.frontier(ax, result["frontier"])
+        legend_beside(ax)
+
+    def legend_beside(ax: Axes) -> None:  # in axes this low it would hide what it explains
+        if ax.get_legend():
+            ax.get_legend().remove()
+        ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
 
     figures = {}
     if len(final):
         figures["accuracy"] = (TEXT_WIDTH, 2.5), accuracy
     if any(row["difference"] is not None for effect in result["effects"] for row in effect["batch_sizes"]):
-        figures["effects"] = (TEXT_WIDTH, 2.3), lambda ax: plots.effects(ax, result["effects"])
+        figures["effects"] = (TEXT_WIDTH, 2.3), effects
     if target is not None and modes:
         figures["updates"] = (TEXT_WIDTH, 2.7), lambda ax: to_target(ax, "updates")
         figures["time"] = (TEXT_WIDTH, 2.1), lambda ax: to_target(ax, "running_time")
     if any(mode["critical_batch_size"]["estimate"] or mode["noise_scale"] for mode in modes.values()):
         figures["noise_scales"] = (TEXT_WIDTH, 0.9 + 0.4 * len(modes)), lambda ax: plots.noise_scales(ax, modes)
-    if modes:
-        figures["breaking_points"] = (TEXT_WIDTH, 0.5 + 0.7 * len(modes)), lambda ax: plots.breaking_points(ax, modes)
+    verdicts = [mode["breaking_point"] for mode in modes.values()]
+    if any(verdict[currency] for verdict in verdicts for currency in findings.CURRENCIES):
+        height = min(0.5 + 0.9 * len(modes), 8)
+        figures["breaking_points"] = (TEXT_WIDTH, height), lambda ax: plots.breaking_points(ax, modes)
     if result["frontier"]:
-        figures["frontier"] = (TEXT_WIDTH, 2.5), lambda ax: plots.frontier(ax, result["frontier"])
+        figures["frontier"] = (TEXT_WIDTH, 2.5), frontier
     return figures
 
 

@@ -88,7 +88,7 @@ def contents(
         "time": _time(result),
         "frontier": _frontier(result, settings["device"]),
         "discussion": _discussion(result),
-        "missing": [_sentence(remark) for remark in result["missing"]],
+        "missing": _missing(result),
         "target": None if result["target"] is None else _percent(result["target"]),
         "study": _study(),
     }
@@ -124,7 +124,13 @@ def _values(sidecars: Iterable[dict], of: Callable[[dict], object]) -> Counter:
         except (KeyError, TypeError):  # an older sidecar, or one that was written by hand
             continue
         if value is not None:
-            exact = f"{value:.12g}" if isinstance(value, float) else _number(value) if isinstance(value, int) else str(value)
+            exact = (
+                f"{value:.12g}"
+                if isinstance(value, float)
+                else _number(value)
+                if isinstance(value, int)
+                else str(value)
+            )
             values[exact] += 1
     return values
 
@@ -146,7 +152,7 @@ def _provenance(settings: dict[str, Counter], known: int, runs: int) -> list[str
     differing = [name for name, values in settings.items() if len(values) > 1]
     if differing:
         sentences.append(
-            f"The sidecars disagree on the {_listed(differing)}: runs that are compared below may differ in that as well."
+            f"The sidecars disagree on the {_listed(differing)}: runs that are compared may differ in that too."
         )
     return sentences or ["The sidecars of all runs agree on these settings."]
 
@@ -156,7 +162,7 @@ def _mode(name: str, runs: pd.DataFrame, records: pd.DataFrame, known: dict[Run,
     rules = _values((sidecar for run, sidecar in known.items() if run[0] == name), _rule)
     lengths = analysis.planned_epochs(records).to_dict()
     sizes, seeds = (", ".join(map(str, sorted(set(runs[column])))) for column in ("batch_size", "seed"))
-    return [mode_label(name), name, _shown(rules), sizes, str(lengths.get(name, "–")), seeds, str(len(runs))]
+    return [_label(name), name, _shown(rules), sizes, str(lengths.get(name, "–")), seeds, str(len(runs))]
 
 
 def _rule(sidecar: dict) -> str:
@@ -222,7 +228,7 @@ def _accuracies(finals: pd.DataFrame, diverged: Collection[Run], names: Sequence
         abreast = names[first : first + _MODES_ABREAST]
         sizes = sorted({size for name in abreast for size in columns[name]})
         rows = [[str(size), *(columns[name].get(size, "") for name in abreast)] for size in sizes]
-        tables.append({"head": ["batch size", *map(mode_label, abreast)], "rows": rows})
+        tables.append({"head": ["batch size", *map(_label, abreast)], "rows": rows})
     return [table for table in tables if table["rows"]]
 
 
@@ -234,7 +240,7 @@ def _cell(row) -> str:
 def _effects(result: dict) -> list[str]:
     sentences = []
     for effect in result["effects"]:
-        what = f"what {effect['effect']} adds ({mode_label(effect['of'])} less {mode_label(effect['over'])})"
+        what = f"what {effect['effect']} adds ({_label(effect['of'])} less {_label(effect['over'])})"
         rows = effect["batch_sizes"]
         known = [row for row in rows if row["difference"] is not None]
         if not known:
@@ -254,9 +260,7 @@ def _effects(result: dict) -> list[str]:
                 )
         undecided = [row for row in known if row["low"] <= 0 <= row["high"]]
         if undecided:
-            sentences.append(
-                _sentence(f"{_at(undecided, rows)} the 95 % interval of what {name} adds includes zero")
-            )
+            sentences.append(_sentence(f"{_at(undecided, rows)} the 95 % interval of what {name} adds includes zero"))
         unpaired = [row for row in rows if row["difference"] is None]
         if unpaired:
             sentences.append(_sentence(f"{_at(unpaired, rows)} too few seeds are paired to tell what {name} adds"))
@@ -284,8 +288,8 @@ def _updates(result: dict) -> list[str]:
             )
         if fit["right_censored"]:
             sentences.append(
-                f"Of the {_count(fit['runs'], 'run')} behind this, {fit['right_censored']} never reached the target and "
-                f"count as lower bounds."
+                f"Of the {_count(fit['runs'], 'run')} behind this, {fit['right_censored']} never reached the target "
+                f"and count as lower bounds."
             )
     return sentences
 
@@ -312,8 +316,8 @@ def _noise_scales(result: dict) -> list[str]:
             where = "within" if low <= median <= high else "below" if median < low else "above"
             beside = f"; the median lies {where} the interval of the critical batch size"
         sentences.append(
-            f"Under {_rule_of(name)} the gradient noise scale has a median of {_number(noise['median'])} images and goes "
-            f"from {_number(noise['low'])} to {_number(noise['high'])} over the epochs and runs{beside}."
+            f"Under {_rule_of(name)} the gradient noise scale has a median of {_number(noise['median'])} images and "
+            f"goes from {_number(noise['low'])} to {_number(noise['high'])} over the epochs and runs{beside}."
         )
     missing = [_rule_of(name) for name, mode in result["modes"].items() if mode["noise_scale"] is None]
     if missing:
@@ -350,8 +354,9 @@ def _verdicts(result: dict) -> list[list]:
         breaking, fit, noise = mode["breaking_point"], mode["critical_batch_size"], mode["noise_scale"] or {}
         cells = [[breaking[currency], *breaking["intervals"][currency]] for currency in CURRENCIES]
         cells += [[fit["estimate"], fit["low"], fit["high"]], [noise.get(key) for key in ("median", "low", "high")]]
-        rows.append([mode_label(name), *([_number(value), _interval(low, high)] for value, low, high in cells)])
-    return rows
+        rows.append([_label(name), *([_number(value), _interval(low, high)] for value, low, high in cells)])
+    said = any(cell != [_number(None), ""] for _, *cells in rows for cell in cells)
+    return rows if said else []
 
 
 def _open(result: dict) -> list[list[str]]:
@@ -365,7 +370,7 @@ def _open(result: dict) -> list[list[str]]:
         reasons.pop(None, None)
         listed = [f"{_listed(columns)}: {_bare(reason)}" for reason, columns in reasons.items()]
         if listed:
-            rows.append([mode_label(name), f"{'; '.join(listed)}."])
+            rows.append([_label(name), f"{'; '.join(listed)}."])
     return rows
 
 
@@ -395,7 +400,7 @@ def _frontier(result: dict, devices: Counter) -> list[str]:
 
     def named(row: dict) -> str:
         return (
-            f"{mode_label(row['experiment'])} at {row['batch_size']} ({_percent(row['accuracy'])} in "
+            f"{_label(row['experiment'])} at {row['batch_size']} ({_percent(row['accuracy'])} in "
             f"{_number(row['running_time'])} s)"
         )
 
@@ -404,8 +409,8 @@ def _frontier(result: dict, devices: Counter) -> list[str]:
         sentences[0] += f"accurate: {named(best[0])}."
     else:
         sentences = [
-            f"Of {len(rows)} combinations of mode and batch size {len(best)} are worth choosing, no other being as fast "
-            f"and more accurate: they go from {named(best[0])} to {named(best[-1])}."
+            f"Of {len(rows)} combinations of mode and batch size {len(best)} are worth choosing, no other being as "
+            f"fast and more accurate: they go from {named(best[0])} to {named(best[-1])}."
         ]
     if len(devices) > 1:
         sentences.append("The times are of different devices and cannot be compared.")
@@ -423,20 +428,17 @@ def _discussion(result: dict) -> list[str]:
         return ["No recorded rule keeps the accuracy of the small minibatches at any larger batch size."]
     furthest = max(known.values())
     names = [name for name, size in known.items() if size == furthest]
-    which = f"{_listed([_rule_of(name) for name in names])} keep{'s' if len(names) == 1 else ''}"
-    if len(modes) > 1:
-        sentences = [f"Of the rules compared, {which} the accuracy up to the largest minibatch, {furthest} images."]
-    else:
-        sentences = [_sentence(f"{which} the accuracy up to {furthest} images")]
+    which = f"{_listed(map(_rule_of, names))} keep{'s' if len(names) == 1 else ''} the accuracy up to"
+    sentence = f"Of the rules compared, {which} the largest minibatch, {furthest} images"
+    if len(modes) == 1:
+        sentence = f"{which[0].upper()}{which[1:]} {furthest} images"
     ends = [name for name in names if furthest == modes[name]["batch_sizes"][-1]["batch_size"]]
     if ends:
-        sentences.append(
-            f"That is the largest batch size recorded for {_listed([_rule_of(name) for name in ends])}; where it breaks "
-            f"lies beyond these records."
-        )
+        sentence += f"; for {_listed(map(_rule_of, ends))} that is the largest recorded, and the end may lie beyond it"
+    sentences = [f"{sentence}."]
     lost = [name for name in modes if name not in known and modes[name]["batch_sizes"]]
     if lost:
-        sentences.append(f"No batch size recorded for {_listed([_rule_of(name) for name in lost])} keeps it.")
+        sentences.append(f"No batch size recorded for {_listed(map(_rule_of, lost))} keeps it.")
     smallest = [_smallest(name, modes[name]["breaking_point"]) for name in known]
     sentences.append(f"The smallest of the breaking points that are known is {_listed(smallest)}.")
     return sentences
@@ -449,7 +451,16 @@ def _smallest(name: str, breaking: dict) -> str:
     return f"{least} for {_rule_of(name)} (in {_listed(currencies)})"
 
 
+def _missing(result: dict) -> list[str]:
+    there = {"no records": "there are ", "no finished": "there is "}
+    return [_sentence(there.get(" ".join(remark.split()[:2]), "") + remark) for remark in result["missing"]]
+
+
 # Words
+
+
+def _label(name: str) -> str:
+    return mode_label(name) if name in MODES else name
 
 
 def _rule_of(name: str) -> str:

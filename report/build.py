@@ -98,6 +98,7 @@ def _figures(
         legend_beside(ax)
 
     def frontier(ax: Axes) -> None:
+        ax.margins(y=0.12)  # room for the numbers above the points
         plots.frontier(ax, result["frontier"])
         legend_beside(ax)
 

@@ -7,6 +7,7 @@ Pure functions: no files, no clock. A sentence that the records do not bear out 
 said to be unknown, with the reason.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 
@@ -69,7 +70,7 @@ def contents(
         "abstract": [
             _scope(runs, settings["data set"]),
             *_threshold(result),
-            *_accuracy(result),
+            *(_accuracy(result) if len(result["modes"]) <= 3 else []),
             *_critical_batch_sizes_in_short(result),
             *_discussion(result)[:1],
         ],
@@ -404,13 +405,13 @@ def _frontier(result: dict, devices: Counter) -> list[str]:
             f"{_number(row['running_time'])} s)"
         )
 
+    of = f"Of {_count(len(rows), 'combination')} of mode and batch size"
     if len(best) == 1:
-        sentences = [f"Of {_count(len(rows), 'combination')} of mode and batch size one is the fastest and the most "]
-        sentences[0] += f"accurate: {named(best[0])}."
+        sentences = [f"{of} one is at once the fastest and the most accurate: {named(best[0])}."]
     else:
         sentences = [
-            f"Of {len(rows)} combinations of mode and batch size {len(best)} are worth choosing, no other being as "
-            f"fast and more accurate: they go from {named(best[0])} to {named(best[-1])}."
+            f"{of} {len(best)} are worth choosing: no other is at least as accurate in no more time. They go from "
+            f"{named(best[0])} to {named(best[-1])}."
         ]
     if len(devices) > 1:
         sentences.append("The times are of different devices and cannot be compared.")
@@ -452,8 +453,12 @@ def _smallest(name: str, breaking: dict) -> str:
 
 
 def _missing(result: dict) -> list[str]:
-    there = {"no records": "there are ", "no finished": "there is "}
-    return [_sentence(there.get(" ".join(remark.split()[:2]), "") + remark) for remark in result["missing"]]
+    openings = {r"no records": "there are ", r"no finished": "there is ", r".+ B=\d+ seed \d+ ": "the run "}
+    sentences = []
+    for remark in result["missing"]:
+        opening = next((words for start, words in openings.items() if re.match(start, remark)), "")
+        sentences.append(_sentence(opening + remark))
+    return sentences
 
 
 # Words

@@ -289,8 +289,8 @@ def _updates(result: dict) -> list[str]:
             )
         if fit["right_censored"]:
             sentences.append(
-                f"Of the {_count(fit['runs'], 'run')} behind this, {fit['right_censored']} never reached the target "
-                f"and count as lower bounds."
+                f"Of the {_count(fit['runs'], 'run')} behind this, {fit['right_censored']} never reached the target; "
+                f"what they made counts as a lower bound."
             )
     return sentences
 
@@ -435,7 +435,8 @@ def _discussion(result: dict) -> list[str]:
         sentence = f"{which[0].upper()}{which[1:]} {furthest} images"
     ends = [name for name in names if furthest == modes[name]["batch_sizes"][-1]["batch_size"]]
     if ends:
-        sentence += f"; for {_listed(map(_rule_of, ends))} that is the largest recorded, and the end may lie beyond it"
+        whom = "" if ends == names else f"for {_listed(map(_rule_of, ends))} "
+        sentence += f"; {whom}that is the largest recorded, and the end may lie beyond it"
     sentences = [f"{sentence}."]
     lost = [name for name in modes if name not in known and modes[name]["batch_sizes"]]
     if lost:

@@ -447,18 +447,18 @@ def test_load_sorts_and_types(tmp_path):
 def test_digest_is_that_of_sha256sum(tmp_path):
     """Names and bytes of the CSVs and nothing else: the value of `sha256sum *.csv | sha256sum`."""
     assert digest(tmp_path / "none") == digest(tmp_path) == hashlib.sha256().hexdigest()
-    for name, content in (("b_bs2_seed0.csv", b"2\n"), ("B_bs2_seed0.csv", b"1\n")):
+    for name, content in (("a_bs2_seed0.csv", b"2\n"), ("B_bs2_seed0.csv", b"1\n")):
         (tmp_path / name).write_bytes(content)
     lines = (
         "4355a46b19d348dc2f57c046f8ef63d4538ebb936000f3c9ee954a27460dd865  B_bs2_seed0.csv\n"
-        "53c234e5e8472b6ac51c1ae1cab3fe06fad053beb8ebfd8977b010655bfdd3c3  b_bs2_seed0.csv\n"
+        "53c234e5e8472b6ac51c1ae1cab3fe06fad053beb8ebfd8977b010655bfdd3c3  a_bs2_seed0.csv\n"
     )
     known = digest(tmp_path)
     assert known == hashlib.sha256(lines.encode()).hexdigest()
-    (tmp_path / "b_bs2_seed0.json").write_text("{}")
+    (tmp_path / "a_bs2_seed0.json").write_text("{}")
     (tmp_path / "learning_rate_check").mkdir()
     assert digest(tmp_path) == known
-    (tmp_path / "b_bs2_seed0.csv").rename(tmp_path / "c_bs2_seed0.csv")
+    (tmp_path / "a_bs2_seed0.csv").rename(tmp_path / "c_bs2_seed0.csv")
     renamed = digest(tmp_path)
     (tmp_path / "c_bs2_seed0.csv").write_text("3\n")
     assert len({known, renamed, digest(tmp_path)}) == 3

@@ -164,12 +164,18 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
     table = SMALL[SMALL["experiment"].isin(["baseline_small", "scaled_lr"])]
     first, second = (write(table, tmp_path / name / "data") for name in ("a", "b"))
     build.build(first, tmp_path / "a.pdf")
-    with mpl.rc_context({"font.size": 20, "svg.hashsalt": "another", "figure.dpi": 50}):
+    sources = [build.prepare(first, tmp_path / "a").parent]
+    with mpl.rc_context({"axes.facecolor": "red", "svg.hashsalt": "another"}):
         build.build(second, tmp_path / "b.pdf")
+        sources.append(build.prepare(second, tmp_path / "b").parent)
+    ours, theirs = ({path.name: path.read_bytes() for path in folder.glob("*.*")} for folder in sources)
+    assert len(ours) > 8
+    assert ours == theirs  # figures too, which the compiler happens to strip of names and dates
     content = (tmp_path / "a.pdf").read_bytes()
     assert content == (tmp_path / "b.pdf").read_bytes()
     assert content.startswith(b"%PDF")
     assert b"CreationDate" not in content
+    assert not [name for name, figure in ours.items() if name.endswith("svg") and b"<dc:date>" in figure]
     assert f"sha256:{digest(first)}".encode() in content  # among the keywords, which are not compressed
 
     (csv,) = second.glob("scaled_lr_bs128_seed0.csv")
@@ -187,6 +193,7 @@ def test_static_text_states_no_result():
     for part in (abstract, results):
         prose = re.sub(r"\d+(\.\d+)?(pt|fr|em|cm|%\))|\* \d|(==|>|-) \d|@\w+", "", part)
         assert set(re.findall(r"\d+", prose)) <= {"95"}, prose
+    assert set(re.findall(r"(\d+) %", source)) == {"95"}
 
 
 def test_nothing_is_fetched():
@@ -251,6 +258,74 @@ def test_effects_are_sorted_by_what_their_intervals_say():
         "Scaling lowers the accuracy by 5.0 points at 512.",
         "At 1024 the 95 % interval of what scaling adds includes zero.",
         "At 2048 too few seeds are paired to tell what scaling adds.",
+    ]
+
+
+def test_sentences_on_known_verdicts():
+    """Three rules: one loses the accuracy, one keeps it for a while, one to the end of its records."""
+    result = findings.analyse(SMALL)
+    base, scaled, warm = result["modes"].values()
+    points = ((base, (None, 32, 64)), (scaled, (256, None, 128)), (warm, (1024, 512, 1024)))
+    for mode, (accuracy, updates, time) in points:
+        mode["breaking_point"] |= {"accuracy": accuracy, "updates": updates, "time": time}
+        mode["noise_scale"] = {"median": 300.0, "low": 50.0, "high": 900.0, "runs": 4}
+        mode["batch_sizes"][0]["running_time_to_target"], mode["batch_sizes"][1]["running_time_to_target"] = 60.0, 31.5
+    base["batch_sizes"][0]["running_time_to_target"] = base["batch_sizes"][1]["running_time_to_target"] = None
+    known = {"reason": None, "steps_min": 1000.0, "right_censored": 0}
+    for mode, low, high in ((base, 310.0, 500.0), (scaled, 200.0, 290.0), (warm, 290.0, 310.0)):
+        mode["critical_batch_size"] |= known | {"estimate": 295.0, "low": low, "high": high, "examples_min": 295_000.0}
+    warm["critical_batch_size"] |= {"right_censored": 1, "runs": 4}
+    said = contents(SMALL, [], result)
+    rules = ("the base rate", "the linear rule without warm-up", "the linear rule with gradual warm-up")
+    assert said["discussion"] == [
+        f"Of the rules compared, {rules[2]} keeps the accuracy up to the largest minibatch, 1024 images; that is "
+        "the largest recorded, and the end may lie beyond it.",
+        "No batch size recorded for the base rate keeps it.",
+        f"The smallest of the breaking points that are known is 128 for {rules[1]} (in time) and 512 for {rules[2]} "
+        "(in updates).",
+    ]
+    assert [where.split()[-8] for where in said["noise_scales"]] == ["below", "above", "within"]
+    assert said["time"][0] == "Under the base rate not all runs reach the target at any batch size from 128 to 1024."
+    assert said["time"][1].endswith("is reached soonest at 1024, in 31.5 s against 60 s at 128.")
+    assert said["updates"][0] == (
+        "Under the base rate the critical batch size is 295 (95 % interval 310 to 500); the target takes at least 1000 "
+        "updates however large the minibatch, and 295\u202f000 images however small."
+    )
+    assert said["updates"][3:] == [
+        "Of the 4 runs behind this, 1 never reached the target; what they made counts as a lower bound."
+    ]
+    assert said["breaking_points"][1] == (
+        f"Under {rules[1]} larger minibatches keep the accuracy up to 256 and shorten the time to target up to 128; no "
+        "breaking point in updates is found among the recorded batch sizes."
+    )
+    scaled["breaking_point"]["accuracy"] = 1024
+    scaled["batch_sizes"].append(scaled["batch_sizes"][-1] | {"batch_size": 2048})
+    first = contents(SMALL, [], result)["discussion"][0]
+    assert f"{rules[1]} and {rules[2]} keep the accuracy up to" in first
+    assert f"; for {rules[2]} that is the largest recorded" in first
+    warm["breaking_point"]["accuracy"] = scaled["breaking_point"]["accuracy"] = None
+    assert contents(SMALL, [], result)["discussion"] == [
+        "No recorded rule keeps the accuracy of the small minibatches at any larger batch size."
+    ]
+
+
+def test_frontier_in_words():
+    result = findings.analyse(SMALL)
+    row = {"experiment": "mine", "seeds": 1, "dominated": False, "dominated_by": None}
+    result["frontier"] = [
+        row | {"batch_size": 64, "accuracy": 0.5, "running_time": 10.0},
+        row | {"batch_size": 32, "accuracy": 0.4, "running_time": 11.0, "dominated": True},
+        row | {"batch_size": 16, "accuracy": 0.7, "running_time": 1234.5},
+    ]
+    expected = (
+        "Of 3 combinations of mode and batch size 2 are worth choosing: no other is at least as accurate in no more "
+        "time. They go from mine at 64 (50.0 % in 10 s) to mine at 16 (70.0 % in 1230 s)."
+    )
+    assert contents(SMALL, [], result)["frontier"] == [expected]
+    two = [sidecar(name="scaled_lr", batch_size=128, seed=seed, device=name) for seed, name in ((0, "A100"), (1, "T4"))]
+    assert contents(SMALL, two, result)["frontier"] == [
+        expected,
+        "The times are of different devices and cannot be compared.",
     ]
 
 

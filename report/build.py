@@ -58,7 +58,7 @@ def prepare(data_dir: Path, folder: Path) -> Path:
     result = findings.analyse(table, diverged=diverged)
     name = data_dir.resolve().name
     said = contents(table, records.sidecars(data_dir), result, diverged, folder=name)
-    said |= {"folder": name, "digest": records.digest(data_dir), "figures": [], "check": None}
+    said |= {"digest": records.digest(data_dir), "figures": [], "check": None}
     check = data_dir / CHECK
     checked, check_diverged = records.load(check), records.diverged(check)
     if len(checked) or check_diverged:

@@ -1,4 +1,5 @@
 # make study   run the four training notebooks and the results notebook; look at $(OUT)/ afterwards
+# make report  write report.pdf from the records in data/; REPORT=my.pdf DATA=runs/quick for others
 # make test    run the tests
 # make lint    check style
 #
@@ -25,7 +26,7 @@ else
 OUT ?= runs/$(DATASET)
 endif
 
-.PHONY: study test lint clean
+.PHONY: study report test lint clean
 
 study: $(VENV)/.study
 	@$(BIN)/python -m batchscale study --out "$(OUT)" --dataset "$(DATASET)" \
@@ -33,6 +34,12 @@ study: $(VENV)/.study
 	  $(if $(WIDTH),--width $(WIDTH)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(WARMUP),--warmup-epochs $(WARMUP)) \
 	  $(if $(BASE_LR),--base-lr $(BASE_LR)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) \
 	  $(if $(SMALL),--small $(SMALL)) $(if $(LARGE),--large $(LARGE))
+
+DATA ?= data
+REPORT ?= report.pdf
+
+report: $(VENV)/.report
+	@$(BIN)/python -m report.build "$(DATA)" "$(REPORT)"
 
 test: $(VENV)/.tests
 	$(BIN)/python -m pytest
@@ -52,6 +59,10 @@ $(BIN)/python:
 
 $(VENV)/.study: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[notebooks]"
+	@touch "$@"
+
+$(VENV)/.report: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[report]"
 	@touch "$@"
 
 $(VENV)/.tests: pyproject.toml | $(BIN)/python

@@ -9,7 +9,7 @@ Pure functions: no files, no clock.
 
 import math
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 
 import numpy as np
@@ -88,6 +88,16 @@ def curve(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     return pd.concat([small[~twice], own]).sort_values(["batch_size", "seed"], ignore_index=True)
 
 
+def curves(runs: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """The curves of some modes together, every row under its curve's name; for no modes, `runs` as they are."""
+    return pd.concat([curve(runs, name).assign(experiment=name) for name in names] or [runs])
+
+
+def rule_of(name: str) -> str:
+    """How a mode's rule of learning rate is called in sentences; a name of the user's own stays as it is."""
+    return _RULES.get(name, name)
+
+
 def sentence(name: str, table: pd.DataFrame, threshold: Threshold | None, breaking: int | None) -> str:
     """A mode's accuracy verdict in one sentence; ± is the standard deviation over seeds.
 
@@ -96,7 +106,7 @@ def sentence(name: str, table: pd.DataFrame, threshold: Threshold | None, breaki
         table: of `breaking_point.accuracy_losses`.
         threshold, breaking: what is kept, and up to which batch size.
     """
-    rule = _RULES.get(name, name)
+    rule = rule_of(name)
     known = table.dropna(subset="accuracy")
     if table.empty:
         return f"No run of {rule} is finished."

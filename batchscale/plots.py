@@ -52,8 +52,9 @@ LOGARITHMIC = (
 
 
 def mode_label(experiment: str) -> str:
-    """How a mode is called in figures; a name of the user's own stays as it is."""
-    return _MODE_LABELS.get(experiment, experiment)
+    """How a mode is called in figures; a name of the user's own stays as it is, but for the middle of a long one."""
+    short = experiment if len(experiment) <= 32 else f"{experiment[:15]}…{experiment[-16:]}"
+    return _MODE_LABELS.get(experiment, short)
 
 
 def mode_style(experiment: str, experiments: Iterable[str] = ()) -> dict:

@@ -10,6 +10,7 @@ killed. The checkpoint before it stays beside it, in case the newest is damaged.
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import math
@@ -408,16 +409,37 @@ def _versions() -> dict[str, str]:
     return packages
 
 
-def diverged(data_dir: str | os.PathLike) -> list[tuple[str, int, int]]:
-    """Runs of a folder whose sidecar says `diverged`: experiment, batch size, seed. Their CSVs do not tell.
+def sidecars(data_dir: str | os.PathLike) -> list[dict]:
+    """Contents of the sidecars of a folder; also of runs without a CSV.
 
-    A sidecar that cannot be read says nothing here: analysis needs the CSVs alone.
+    One that cannot be read, or names no experiment, is left out: analysis needs the CSVs alone.
     """
-    runs = []
+    contents = []
     for path in sorted(Path(data_dir).expanduser().glob("*.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content["status"] == "diverged":
-                experiment = content["experiment"]
-                runs.append((experiment["name"], int(experiment["batch_size"]), int(experiment["seed"])))
-    return runs
+            experiment = content["experiment"]
+            experiment["name"], int(experiment["batch_size"]), int(experiment["seed"]), content["status"]
+            contents.append(content)
+    return contents
+
+
+def diverged(data_dir: str | os.PathLike) -> list[tuple[str, int, int]]:
+    """Runs of a folder whose sidecar says `diverged`: experiment, batch size, seed. Their CSVs do not tell."""
+    experiments = [content["experiment"] for content in sidecars(data_dir) if content["status"] == "diverged"]
+    return [(run["name"], int(run["batch_size"]), int(run["seed"])) for run in experiments]
+
+
+def digest(data_dir: str | os.PathLike) -> str:
+    """SHA-256 of the names and bytes of all CSVs of a folder, in hexadecimal: which records a result was made from.
+
+    The same as `sha256sum *.csv | sha256sum` in that folder, names in the order of their characters (LC_ALL=C). It
+    changes with any byte or name, not with the folder's own name, other files or dates; sidecars do not count. A folder
+    without CSVs, or none, has the digest of nothing.
+
+    Raises:
+        OSError: a CSV cannot be read.
+    """
+    paths = sorted(Path(data_dir).expanduser().glob("*.csv"), key=lambda path: path.name)
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in paths]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -58,6 +58,14 @@ def test_threshold_line():
     assert ax.get_lines()[1].get_label() == "threshold 0.660 (B = 8 less 0.01)"
 
 
+def test_a_long_name_is_shortened_in_its_middle():
+    assert plots.mode_label("a" * 32) == "a" * 32
+    first, second = (plots.mode_label(f"my_experiment_with_a_{'long_' * 10}name_{end}") for end in (1, 2))
+    assert first == "my_experiment_w…long_long_name_1"
+    assert second.endswith("_2")
+    assert plots.mode_label("scaled_lr") == "linearly scaled rate"
+
+
 def test_modes_are_told_apart_everywhere():
     own = ["mine", "yours"]
     styles = [plots.mode_style(name, own) for name in [*MODES, *own]]

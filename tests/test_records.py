@@ -1,5 +1,6 @@
 """What is written reads back the same; what belongs to another experiment is refused; nothing is half-written."""
 
+import hashlib
 import json
 import math
 from dataclasses import astuple
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from batchscale import records
 from batchscale.experiment import COLUMNS, Experiment, Record, UserError
-from batchscale.records import Keeper, load, read_csv, to_csv
+from batchscale.records import Keeper, digest, load, read_csv, sidecars, to_csv
 from batchscale.storage import temporary_of
 
 HEADER = ",".join(COLUMNS)
@@ -441,3 +442,31 @@ def test_load_sorts_and_types(tmp_path):
     assert table[["seed", "epoch"]].values.tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]]
     assert pd.api.types.is_integer_dtype(table["updates"])
     assert same(Record(**table.to_dict("records")[0]), row(1))
+
+
+def test_digest_is_that_of_sha256sum(tmp_path):
+    """Names and bytes of the CSVs and nothing else: the value of `sha256sum *.csv | sha256sum`."""
+    assert digest(tmp_path / "none") == digest(tmp_path) == hashlib.sha256().hexdigest()
+    for name, content in (("a_bs2_seed0.csv", b"2\n"), ("B_bs2_seed0.csv", b"1\n")):
+        (tmp_path / name).write_bytes(content)
+    lines = (
+        "4355a46b19d348dc2f57c046f8ef63d4538ebb936000f3c9ee954a27460dd865  B_bs2_seed0.csv\n"
+        "53c234e5e8472b6ac51c1ae1cab3fe06fad053beb8ebfd8977b010655bfdd3c3  a_bs2_seed0.csv\n"
+    )
+    known = digest(tmp_path)
+    assert known == hashlib.sha256(lines.encode()).hexdigest()
+    (tmp_path / "a_bs2_seed0.json").write_text("{}")
+    (tmp_path / "learning_rate_check").mkdir()
+    assert digest(tmp_path) == known
+    (tmp_path / "a_bs2_seed0.csv").rename(tmp_path / "c_bs2_seed0.csv")
+    renamed = digest(tmp_path)
+    (tmp_path / "c_bs2_seed0.csv").write_text("3\n")
+    assert len({known, renamed, digest(tmp_path)}) == 3
+
+
+def test_sidecars_that_can_be_read(tmp_path):
+    keep(tmp_path, [], parameters=7)
+    for name, text in (("a", "{"), ("b", "[]"), ("c", '{"experiment": {"name": "x"}}'), ("d", "null")):
+        (tmp_path / f"{name}.json").write_text(text)
+    assert [content["parameters"] for content in sidecars(tmp_path)] == [7]
+    assert sidecars(tmp_path / "none") == []

@@ -1,0 +1,150 @@
+"""Builds report.pdf from the records of a folder.
+
+    python -m report.build data report.pdf        # in the project's folder; or make report DATA=data REPORT=report.pdf
+
+The same records give the same bytes. Needs typst (`pip install ".[report]"`) and no network.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from batchscale import analysis, findings, plots, records
+from batchscale.experiment import UserError
+from batchscale.storage import SaveError, write_whole
+from report.contents import contents, learning_rates
+
+HERE = Path(__file__).parent
+CHECK = "learning_rate_check"  # a folder of the records' own, with runs that are no part of the study
+TEXT_WIDTH = 6.3  # inches, as in report.typ: figures keep their size, and letters theirs
+_STYLE = ["default", {"font.size": 8, "axes.titlesize": 8, "lines.linewidth": 1.2, "svg.hashsalt": "batchscale"}]
+
+
+def build(data_dir: str | Path, pdf: str | Path) -> None:
+    """Write the report on the records of a folder.
+
+    Raises:
+        UserError: there is no folder or no record, a record cannot be read, typst is not installed, or the PDF cannot
+            be written.
+    """
+    try:
+        import typst
+    except ModuleNotFoundError:
+        raise UserError("typst is not installed, which makes the PDF; install it with pip install typst") from None
+    with tempfile.TemporaryDirectory() as folder:
+        source = prepare(Path(data_dir).expanduser(), Path(folder))
+        content = typst.compile(str(source), ignore_system_fonts=True)
+    try:
+        write_whole(Path(pdf).expanduser(), content)
+    except SaveError as error:
+        raise UserError(f"{pdf} cannot be written ({error.__cause__.strerror}); name another place") from error
+
+
+def prepare(data_dir: Path, folder: Path) -> Path:
+    """Everything that the report is compiled from, written to a folder; the path of the document in it."""
+    if not data_dir.is_dir():
+        raise UserError(f"there is no folder {data_dir}; name the one that holds the CSVs")
+    table, diverged = records.load(data_dir), records.diverged(data_dir)
+    if table.empty and not diverged:
+        raise UserError(f"{data_dir} holds no records; run one of the training notebooks first")
+    result = findings.analyse(table, diverged=diverged)
+    name = data_dir.resolve().name
+    said = contents(table, records.sidecars(data_dir), result, diverged, folder=name)
+    said |= {"digest": records.digest(data_dir), "figures": [], "check": None}
+    check = data_dir / CHECK
+    checked, check_diverged = records.load(check), records.diverged(check)
+    if len(checked) or check_diverged:
+        rows = learning_rates(checked, check_diverged)
+        said["check"] = {"folder": f"{name}/{CHECK}", "digest": records.digest(check), "rows": rows}
+    for figure, (size, draw) in _figures(table, result, diverged).items():
+        _save(draw, size, folder / f"{figure}.svg")
+        said["figures"].append(figure)
+    (folder / "report.json").write_text(json.dumps(said, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    for file in ("report.typ", "references.bib"):
+        shutil.copy(HERE / file, folder)
+    return folder / "report.typ"
+
+
+def _figures(
+    table: pd.DataFrame, result: dict, diverged: list[analysis.Run]
+) -> dict[str, tuple[tuple[float, float], Callable[[Axes], None]]]:
+    """Sizes in inches, and what draws them, of the figures that have something to show."""
+    final = analysis.over_seeds(analysis.final(analysis.without(table, diverged)), "accuracy")
+    modes, target = result["modes"], result["target"]
+
+    def accuracy(ax: Axes) -> None:
+        plots.against_batch_size(ax, final, "accuracy")
+        plots.threshold_line(ax, analysis.threshold(table, diverged=diverged))
+        plots.label_lines(ax)
+
+    def to_target(ax: Axes, column: str) -> None:
+        curves = findings.curves(analysis.to_target(table, target, diverged), modes)
+        plots.to_target(ax, curves, analysis.means_to_target(curves), column, target)
+        if column == "updates":
+            for name, mode in modes.items():
+                plots.critical_batch_size(ax, name, mode["critical_batch_size"], modes)
+            legend_beside(ax)
+
+    def effects(ax: Axes) -> None:
+        plots.effects(ax, result["effects"])
+        legend_beside(ax)
+
+    def frontier(ax: Axes) -> None:
+        ax.margins(y=0.12)  # room for the numbers above the points
+        plots.frontier(ax, result["frontier"])
+        legend_beside(ax)
+
+    def legend_beside(ax: Axes) -> None:  # in axes this low it would hide what it explains
+        if ax.get_legend():
+            ax.get_legend().remove()
+        ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+
+    figures = {}
+    if len(final):
+        figures["accuracy"] = (TEXT_WIDTH, 2.5), accuracy
+    if any(row["difference"] is not None for effect in result["effects"] for row in effect["batch_sizes"]):
+        figures["effects"] = (TEXT_WIDTH, 2.3), effects
+    if target is not None and modes:
+        figures["updates"] = (TEXT_WIDTH, 2.7), lambda ax: to_target(ax, "updates")
+        figures["time"] = (TEXT_WIDTH, 2.1), lambda ax: to_target(ax, "running_time")
+    if any(mode["critical_batch_size"]["estimate"] or mode["noise_scale"] for mode in modes.values()):
+        figures["noise_scales"] = (TEXT_WIDTH, 0.9 + 0.4 * len(modes)), lambda ax: plots.noise_scales(ax, modes)
+    verdicts = [mode["breaking_point"] for mode in modes.values()]
+    if any(verdict[currency] for verdict in verdicts for currency in findings.CURRENCIES):
+        height = min(0.5 + 0.9 * len(modes), 8)
+        figures["breaking_points"] = (TEXT_WIDTH, height), lambda ax: plots.breaking_points(ax, modes)
+    if result["frontier"]:
+        figures["frontier"] = (TEXT_WIDTH, 2.5), frontier
+    return figures
+
+
+def _save(draw: Callable[[Axes], None], size: tuple[float, float], path: Path) -> None:
+    """A figure of its own as SVG, the same bytes whenever and with whatever settings it is drawn."""
+    with plt.style.context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots())
+        figure.savefig(path, metadata={"Date": None})
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code: 0, or 2 for what the user can mend (one line on standard error)."""
+    try:
+        if len(arguments) != 2:
+            raise UserError("name the folder of the records and the PDF: python -m report.build data report.pdf")
+        build(*arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -289,8 +289,8 @@ def test_sentences_on_known_verdicts():
     warm["noise_scale"] |= {"median": None, "high": None, "reason": "not measurable in 21 of 40 epochs"}
     assert contents(SMALL, [], result)["noise_scales"][1:] == [
         f"Under {rules[1]} the gradient noise scale has a median of 300 images and goes from 50 upwards over the "
-        "epochs and runs; it was not measurable in 3 of 40 epochs; the median lies above the interval of the critical batch "
-        "size.",
+        "epochs and runs; it was not measurable in 3 of 40 epochs; the median lies above the interval of the critical "
+        "batch size.",
         f"Under {rules[2]} the gradient noise scale was not measurable in 21 of 40 epochs, where the noise hides the "
         "gradient, so that it has no median; the smallest measured is 50 images.",
     ]

@@ -28,6 +28,7 @@ from typing import Literal, get_args
 
 import pandas as pd
 
+from batchscale.allocator import memory_kept
 from batchscale.experiment import Experiment, UserError
 from batchscale.progress import Display, summary
 from batchscale.records import Keeper, UnreadableRecord, to_frame
@@ -237,10 +238,11 @@ class _Process:
 
     def work(self, experiments: list[Experiment]) -> list[str]:
         """Bring each of them to its end, whoever does it; what failed, a line each."""
-        if self.setting.scratch is None:
-            return self._share(experiments)
-        with Copies(self.setting.data_dir, functools.partial(self.report, "notice", None)) as self.copies:
-            return self._share(experiments)
+        with memory_kept():
+            if self.setting.scratch is None:
+                return self._share(experiments)
+            with Copies(self.setting.data_dir, functools.partial(self.report, "notice", None)) as self.copies:
+                return self._share(experiments)
 
     def _share(self, experiments: list[Experiment]) -> list[str]:
         setting, failures, todo, told = self.setting, [], list(experiments), False

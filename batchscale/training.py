@@ -157,6 +157,7 @@ class Training:
             lr=experiment.base_lr,
             momentum=experiment.momentum,
             weight_decay=experiment.weight_decay,
+            foreach=True,  # the same numbers as one parameter at a time, with fewer calls
         )
         self.images_at_once = {"training": experiment.batch_size, "evaluation": EVALUATION_BATCH_SIZE}
         self.ghost_batches = [(0, self.micro_batch_size)]

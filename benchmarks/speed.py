@@ -1,0 +1,416 @@
+"""How fast is training: against the loop of the usual notebook, PyTorch Lightning, and the bare step?
+
+    make bench DATA_ROOT=datasets                            # quick: some minutes
+    python benchmarks/speed.py --full --data-root datasets   # everything, half an hour; needs pip install lightning
+
+Every contender lives in a process of its own and trains when it is its turn, one after another, round after round
+(A B A B), each time some untimed updates first. A ratio is the median over the rounds of the ratios within a round.
+Only ratios within one run, on an otherwise idle machine, mean something. `--full` writes `speed.csv`, a row a ratio,
+and with it the table of README.md beside it.
+"""
+
+import argparse
+import contextlib
+import copy
+import functools
+import io
+import itertools
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from batchscale import datasets
+from batchscale.allocator import memory_kept
+from batchscale.experiment import Experiment
+from batchscale.records import Keeper
+from batchscale.training import Training
+
+HERE = Path(__file__).resolve().parent
+PROJECT = HERE.parent
+Turn = tuple[int, float]  # updates, and the seconds that they took
+
+
+@dataclass(frozen=True)
+class Case:
+    width: float
+    batch_size: int
+    loop: float  # times the notebook loop that is aimed at
+    bare: float  # ... and share of the bare step
+    micro_batch_size: int | None = None
+
+    @property
+    def experiment(self) -> Experiment:
+        return Experiment(
+            batch_size=self.batch_size, width=self.width, micro_batch_size=self.micro_batch_size, device="cpu", epochs=1
+        )
+
+
+CASES = (
+    Case(0.25, 128, 1.9, 0.97),
+    Case(1, 128, 1.3, 0.97),
+    Case(0.25, 8, 1.6, 0.97),
+    Case(0.25, 2, 2.0, 0.95),
+    Case(1, 1024, 1.4, 0.97),
+)
+
+
+# Contenders: generators that are sent the seconds of a turn and yield what they did in it.
+
+
+def timed(step: Callable[[], None], seconds: float) -> Turn:
+    """Five updates and a quarter of a second to get into step, then as many as it takes to fill the time."""
+    warm, updates, started = 0, 0, time.perf_counter()
+    while warm < 5 or time.perf_counter() - started < 0.25:
+        step()
+        warm += 1
+    started = time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        step()
+        updates += 1
+    return updates, time.perf_counter() - started
+
+
+def notebook_loop(case: Case, data_root: str, loader_workers: int) -> Iterator[Turn]:
+    """(a), (b): torchvision's CIFAR-10 with ToTensor and Normalize, a DataLoader, optim.SGD, loss.item() each step."""
+    import torch
+    from torch import nn
+
+    from models import CNN
+
+    model, criterion, losses = CNN(case.width).train(), nn.CrossEntropyLoss(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.002, momentum=0.9)
+    batches = itertools.chain.from_iterable(itertools.repeat(loader(case, data_root, loader_workers)))
+
+    def step() -> None:
+        inputs, labels = next(batches)
+        optimizer.zero_grad()
+        loss = criterion(model(inputs), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+
+    turn = 0, 0.0
+    while True:
+        turn = timed(step, (yield turn))
+        time.sleep(1)  # the loader's workers fill their queue, and then leave the cores to the next contender
+
+
+def notebook_epoch(case: Case, data_root: str, train_size: int) -> float:
+    """The same loop over one epoch of the first images, and the accuracy on the test set."""
+    import torch
+    from torch import nn
+
+    from models import CNN
+
+    model, criterion, running_loss, correct = CNN(case.width), nn.CrossEntropyLoss(), 0.0, 0
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.002, momentum=0.9)
+    for inputs, labels in loader(case, data_root, 2, train_size):
+        optimizer.zero_grad()
+        loss = criterion(model(inputs), labels)
+        loss.backward()
+        optimizer.step()
+        running_loss += loss.item()
+    model.eval()
+    with torch.no_grad():
+        for inputs, labels in loader(replace(case, batch_size=500), data_root, 2, train=False):
+            correct += (model(inputs).argmax(dim=1) == labels).sum().item()
+    return correct / 10_000
+
+
+def loader(case: Case, data_root: str, workers: int, size: int | None = None, train: bool = True):
+    from torch.utils.data import DataLoader, Subset
+    from torchvision import transforms
+    from torchvision.datasets import CIFAR10
+
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))])
+    images = CIFAR10(data_root, train=train, transform=transform)
+    chosen = images if size is None else Subset(images, range(size))
+    return DataLoader(chosen, case.batch_size, shuffle=train, num_workers=workers)
+
+
+def with_lightning(case: Case, data_root: str) -> Iterator[Turn]:
+    """(c): PyTorch Lightning's Trainer with its defaults, logging off."""
+    import logging
+
+    import lightning
+    import torch
+    from torch.nn import functional
+
+    from models import CNN
+
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = CNN(case.width)
+
+        def training_step(self, batch, number):
+            return functional.cross_entropy(self.model(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.002, momentum=0.9)
+
+    class Clock(lightning.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, number):
+            now = time.perf_counter()
+            if number == 0:
+                self.began, self.first = now, None
+            elif self.first is None and number >= 5 and now - self.began >= 0.25:
+                self.first = number, now
+            elif self.first is not None:
+                self.turn = number - self.first[0], now - self.first[1]
+                trainer.should_stop = self.turn[1] >= self.seconds
+
+    images, module, clock = loader(case, data_root, 2), Module(), Clock()
+    clock.turn = 0, 0.0
+    while True:
+        clock.seconds = yield clock.turn
+        trainer = lightning.Trainer(max_epochs=-1, logger=False, enable_checkpointing=False, callbacks=[clock])
+        silent = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+        with silent[0], silent[1]:
+            trainer.fit(module, images)
+
+
+def bare_step(case: Case, data_root: str) -> Iterator[Turn]:
+    """(d): forward, backward and optimizer on one batch, with the network, memory layout and cores of batchscale."""
+    import torch
+    from torch.nn import functional
+
+    training = Training(case.experiment, datasets.load("cifar10", data_root))
+    images, labels = training.data.batch(torch.arange(case.batch_size))
+    model, optimizer = training.model.train(), training.optimizer
+
+    def step() -> None:
+        optimizer.zero_grad()
+        functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    turn = 0, 0.0
+    with memory_kept():
+        while True:
+            turn = timed(step, (yield turn))
+
+
+def batchscale(case: Case, data_root: str) -> Iterator[Turn]:
+    """`Training` as a sweep uses it, interrupted a few times a second; evaluation and saving are not in it."""
+    training = Training(case.experiment, datasets.load("cifar10", data_root))
+    start = copy.deepcopy(training.state_dict())
+    with memory_kept():
+        turn = 0, 0.0
+        while True:
+            seconds = yield turn
+            marks = []
+
+            def between_updates(progress, marks=marks, seconds=seconds) -> None:
+                marks.append((training.updates, time.perf_counter()))
+                if marks[-1][1] - marks[0][1] >= seconds:
+                    raise _Enough
+
+            training.load_state_dict(copy.deepcopy(start))
+            with contextlib.suppress(_Enough):
+                for _ in training.records(between_updates):
+                    raise RuntimeError("the turn was longer than an epoch")
+            turn = marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1]
+
+
+class _Enough(Exception):
+    pass
+
+
+CONTENDERS = {
+    "batchscale": batchscale,
+    "notebook": functools.partial(notebook_loop, loader_workers=2),
+    "bare step": bare_step,
+    "notebook, no workers": functools.partial(notebook_loop, loader_workers=0),
+    "lightning": with_lightning,
+}
+
+
+def contend(name: str, case: Case, data_root: str, connection) -> None:
+    contender = CONTENDERS[name](case, data_root)
+    next(contender)
+    while True:
+        connection.send(contender.send(connection.recv()))
+
+
+def ratios(contenders: dict[str, tuple[str, Case]], data_root: str, rounds: int, seconds: float) -> pd.DataFrame:
+    """Images a second of the first contender over those of each other: a row a round, a column a contender."""
+    context, ends, processes, speeds = multiprocessing.get_context("spawn"), {}, [], []
+    for label, (name, case) in contenders.items():
+        ends[label], theirs = context.Pipe()
+        processes.append(context.Process(target=contend, args=(name, case, data_root, theirs)))
+        processes[-1].start()
+        theirs.close()
+    try:
+        for _ in range(rounds + 1):
+            speeds.append({})
+            for label, end in ends.items():
+                end.send(seconds)
+                updates, took = end.recv()
+                speeds[-1][label] = updates * contenders[label][1].batch_size / took
+    finally:
+        for process in processes:
+            process.terminate()
+    table = pd.DataFrame(speeds[1:])  # the first round is no measurement: libraries are set up in it
+    return table.rdiv(table.iloc[:, 0], axis=0)
+
+
+def shares(case: Case, data_root: str, count: int, seconds: float) -> dict[str, float]:
+    """What else an epoch takes, in percent of its training time: medians over rounds in which each is measured."""
+    training = Training(case.experiment, datasets.load("cifar10", data_root))
+    n, test = len(training.data.train_images), training.data.test_images
+    trainer, rows = batchscale(case, data_root), []
+    next(trainer)
+
+    def evaluation() -> None:
+        training.evaluate(training.data.train_images[: len(test)], training.data.train_labels[: len(test)])
+        training.evaluate(test, training.data.test_labels)
+
+    with tempfile.TemporaryDirectory() as folder:
+        keeper = Keeper(case.experiment, folder)
+        keeper.start()
+        parts = {
+            "evaluation": evaluation,
+            "noise scale": training.measure_noise_scale,
+            "saving": lambda: keeper.save_state(training.state_dict()),
+        }
+        for number in range(count + 1):
+            updates, took = trainer.send(seconds)
+            epoch = took / updates * (n // case.batch_size)
+            row = {}
+            for name, part in parts.items():
+                started = time.perf_counter()
+                part()
+                row[name] = 100 * (time.perf_counter() - started) / epoch
+            rows += [row] if number else []
+    return pd.DataFrame(rows).median().to_dict()
+
+
+def peak_memory(data_root: str) -> float:
+    """GB resident at most, of a process that makes one update at B = 8192, width 1, in micro-batches of 256."""
+    code = f"""
+import resource
+from batchscale import datasets
+from batchscale.allocator import memory_kept
+from batchscale.experiment import Experiment
+from batchscale.training import Training
+experiment = Experiment(batch_size=8192, micro_batch_size=256, train_size=8192, epochs=1, device="cpu")
+with memory_kept():
+    next(Training(experiment, datasets.load("cifar10", {data_root!r})).records())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    return int(done.stdout) * 1024 / 1e9
+
+
+def start_up() -> dict[str, float]:
+    """Seconds until `--help` is answered, and until a run on digits says for the first time how it stands."""
+    command, helps, firsts = [sys.executable, "-m", "batchscale"], [], []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([*command, "--help"], cwd=PROJECT, capture_output=True, check=True)
+        helps.append(time.perf_counter() - started)
+        with tempfile.TemporaryDirectory() as folder:
+            train = [
+                *command,
+                "train",
+                "--dataset",
+                "digits",
+                "--batch-size",
+                "32",
+                "--epochs",
+                "2",
+                "--data-dir",
+                folder,
+            ]
+            started = time.perf_counter()
+            with subprocess.Popen(train, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+                process.stderr.readline()  # where there is no terminal: a line an epoch
+                firsts.append(time.perf_counter() - started)
+                process.kill()
+    return {"--help": median(helps), "first epoch on digits": median(firsts)}
+
+
+def whole_sweep(data_root: str, rounds: int) -> dict[str, float]:
+    """Seconds of four runs of an epoch, as a sweep with two workers and with one of one thread, over each other and
+    over the notebook loop, which evaluates the test set once as well."""
+    sizes, times = (16, 64, 256, 1024), []
+    for _ in range(rounds):
+        times.append({})
+        for workers in (2, 1):
+            with tempfile.TemporaryDirectory() as folder:
+                started = time.perf_counter()
+                command = [sys.executable, "-m", "batchscale", "sweep", "--names", "mine", "--large", *map(str, sizes)]
+                command += ["--epochs", "1", "--width", "0.25", "--device", "cpu", "--data-root", data_root]
+                command += ["--train-size", "20000", "--workers", str(workers), "--data-dir", folder]
+                threads = {"OMP_NUM_THREADS": "1"} if workers == 1 else {}
+                environment = os.environ | threads
+                subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, check=True)
+                times[-1][workers] = time.perf_counter() - started
+        started = time.perf_counter()
+        for size in sizes:
+            notebook_epoch(Case(0.25, size, 0, 0), data_root, 20_000)
+        times[-1]["notebook"] = time.perf_counter() - started
+    table = pd.DataFrame(times)
+    return {"notebook": (table["notebook"] / table[2]).median(), "one worker": (table[1] / table[2]).median()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", default=None, help="folder with cifar-10-batches-py")
+    parser.add_argument("--full", action="store_true", help="everything, in more and longer rounds")
+    arguments = parser.parse_args()
+    root = str(Path(datasets.find_data_root(arguments.data_root)).resolve())
+    names = list(CONTENDERS) if arguments.full else ["batchscale", "notebook", "bare step"]
+    rounds, seconds, rows = (9, 2.0, []) if arguments.full else (5, 1.0, [])
+
+    def note(what: str, value: float, target: str, spread: str = "") -> None:
+        rows.append({"what": what, "measured": f"{value:.3g}", "quartiles": spread, "target": target})
+        print(f"{what:70s} {value:8.3g}  {spread:15s} {target}", flush=True)
+
+    for case in CASES:
+        table = ratios({name: (name, case) for name in names}, root, rounds, seconds)
+        for name in names[1:]:
+            low, high = table[name].quantile([0.25, 0.75])
+            target = {"notebook": f"≥ {case.loop}", "bare step": f"≥ {case.bare}"}.get(name, "")
+            what = f"width {case.width:g}, B = {case.batch_size}: speed over {name}"
+            note(what, table[name].median(), target, f"{low:.3g}–{high:.3g}")
+    if arguments.full:
+        split = replace(Case(1, 1024, 0, 0), micro_batch_size=128)
+        pair = {"split": ("batchscale", split), "whole": ("batchscale", Case(1, 1024, 0, 0))}
+        table = ratios(pair, root, 5, 4)
+        note("width 1, B = 1024 in micro-batches of 128: speed over whole", table["whole"].median(), "≥ 0.95")
+        for width in (0.25, 1):
+            for part, percent in shares(Case(width, 128, 0, 0), root, 5, 3).items():
+                target = {"evaluation": "≤ 12" if width == 1 else "", "noise scale": "≤ 3", "saving": "≤ 1"}[part]
+                note(f"width {width:g}, B = 128: {part}, % of an epoch's training time", percent, target)
+        note("width 1, B = 8192 in micro-batches of 256: GB resident at most", peak_memory(root), "≤ 2.5")
+        for what, value in start_up().items():
+            note(f"{what}: seconds", value, {"--help": "≤ 0.5"}.get(what, "≤ 6"))
+        for over, ratio in whole_sweep(root, 3).items():
+            note(f"a sweep with two workers: speed over {over}", ratio, "≥ 2.4" if over == "notebook" else "≥ 1.8")
+        pd.DataFrame(rows).to_csv(HERE / "speed.csv", index=False)
+        page = (HERE / "README.md").read_text(encoding="utf-8")
+        lines = ["| what | measured | quartiles | target |", "|---|---|---|---|"]
+        lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
+        before, after = page.split("<!-- speed -->")[0], page.split("<!-- end of speed -->")[1]
+        page = before + "\n".join(["<!-- speed -->", *lines, "<!-- end of speed -->"]) + after
+        (HERE / "README.md").write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

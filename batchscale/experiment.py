@@ -19,7 +19,7 @@ from typing import Literal, get_args
 from batchscale import schedules
 from batchscale.schedules import LRScaling, Warmup
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 SMALL_BATCH_SIZES = (2, 4, 8, 16, 32)  # Masters & Luschi 2018 found the best accuracy in this range
 LARGE_BATCH_SIZES = (128, 256, 512, 1024, 2048, 4096, 8192)
@@ -82,7 +82,7 @@ class Experiment:
     micro_batch_size: int | None = None
     """images in memory at once: gradients are summed over micro-batches; batch norm then sees these. None: no split"""
     precision: Precision = "fp32"
-    """fp32, or bf16 autocast"""
+    """fp32, or autocast to bf16 (GPUs since Ampere) or fp16 (older ones, as Colab's T4), whose loss is scaled"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps; auto takes a GPU if there is one"""
 

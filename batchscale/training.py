@@ -150,6 +150,7 @@ class Training:
                 raise
             raise UserError(f"{self.device} has no room for the network and the images: {_reason(error)}") from None
         if self.device.type == "cuda":
+            _require_precision(experiment.precision, self.device)
             # cuDNN would choose algorithms that round differently every time; a resumed run has to repeat every number.
             torch.backends.cudnn.deterministic = True
         self.optimizer = torch.optim.SGD(
@@ -159,6 +160,8 @@ class Training:
             weight_decay=experiment.weight_decay,
             foreach=True,  # the same numbers as one parameter at a time, with fewer calls
         )
+        # In fp16 small gradients would vanish; an update whose scaled gradients overflow is left out, but counts.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=experiment.precision == "fp16")
         self.images_at_once = {"training": experiment.batch_size, "evaluation": EVALUATION_BATCH_SIZE}
         self.ghost_batches = [(0, self.micro_batch_size)]
         self.updates = 0
@@ -225,6 +228,7 @@ class Training:
             "random_state": self._random_state,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -236,6 +240,7 @@ class Training:
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state.get("scaler", {}))
         except (RuntimeError, ValueError) as error:
             reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
             raise UserError(
@@ -285,7 +290,8 @@ class Training:
             group["lr"] = learning_rate
         try:
             self._gradient(indices)
-            self.optimizer.step()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         except Exception as error:
             raise self._failure(error, "training", self.micro_batch_size) from error
         self.updates += 1
@@ -297,7 +303,7 @@ class Training:
             images, labels = self.data.batch(part)
             with self._precision():
                 loss = functional.cross_entropy(self.model(images), labels, reduction="sum") / len(indices)
-            loss.backward()
+            self.scaler.scale(loss).backward()
             self._loss_sum += loss.detach()
 
     def largest_that_fits(self, images: int) -> int:
@@ -379,7 +385,8 @@ class Training:
 
         def loss(part: Tensor) -> Tensor:
             inputs, labels = self.data.batch(part)
-            with self._precision():
+            # Without a scaled loss, gradients in fp16 would vanish.
+            with contextlib.nullcontext() if self.scaler.is_enabled() else self._precision():
                 return functional.cross_entropy(self.model(inputs), labels)
 
         while size >= 2:
@@ -418,9 +425,8 @@ class Training:
         return correct.item() / len(labels), loss.item() / len(labels)
 
     def _precision(self) -> contextlib.AbstractContextManager:
-        if self.experiment.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return contextlib.nullcontext()
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.experiment.precision)
+        return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
     def _progress(self, epoch: int, loss: float) -> Progress:
         size = self.experiment.batch_size
@@ -444,6 +450,13 @@ class Training:
         self._epoch_time += now - started
         self.running_time += now - started
         return now
+
+
+def _require_precision(precision: str, device: torch.device) -> None:
+    if precision == "bf16" and torch.cuda.get_device_capability(device) < (8, 0):
+        raise UserError(
+            f"precision is bf16, which {torch.cuda.get_device_name(device)} can only imitate; take --precision fp16"
+        )
 
 
 def free_memory() -> None:

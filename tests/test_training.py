@@ -1,5 +1,7 @@
 """The loop against a plain re-implementation, and what must hold of its records, its clock and its state."""
 
+import contextlib
+import copy
 import io
 import math
 import random
@@ -362,14 +364,64 @@ def test_divergence_is_noticed_within_an_epoch(digits, monkeypatch):
     assert run.updates < 46
 
 
-def test_bf16_trains(digits):
-    run = Training(experiment(precision="bf16", train_size=320), digits)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains(digits, precision):
+    run = Training(experiment(precision=precision, train_size=320), digits)
     (record,) = run.records()
     exact = Training(experiment(train_size=320), digits)
     (expected,) = exact.records()
     assert record.train_loss == pytest.approx(expected.train_loss, rel=0.02)
     assert record.train_loss != expected.train_loss
     assert {parameter.dtype for parameter in run.model.parameters()} == {torch.float32}
+
+
+def fp16(**fields):
+    return experiment(precision="fp16", train_size=320, width=1, epochs=2, model="networks:linear", **fields)
+
+
+def test_the_scale_of_the_loss_is_gone_on_with(digits):
+    run = Training(fp16(), digits)
+    next(run.records())
+    state = run.state_dict()
+    assert state["scaler"]["_growth_tracker"] == 10  # updates without an overflow
+    resumed = Training(fp16(), digits)
+    resumed.load_state_dict(copy.deepcopy(state))
+    (last,) = resumed.records()
+    (expected,) = run.records()
+    assert replace(last, **TIMES) == replace(expected, **TIMES)
+    assert resumed.state_dict()["scaler"] == run.state_dict()["scaler"]
+
+
+def test_an_update_that_overflows_is_left_out(digits):
+    run = Training(fp16(), digits)
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    before = [parameter.clone() for parameter in run.model.parameters()]
+    next(run.records())
+    assert run.updates == 10
+    assert run.scaler.get_scale() == 2.0**50
+    for ours, theirs in zip(run.model.parameters(), before, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_noise_scale_of_fp16_is_measured_in_fp32(digits):
+    run = Training(fp16(), digits)
+    exact = Training(replace(fp16(), precision="fp32"), digits)
+    exact.load_state_dict(copy.deepcopy(run.state_dict()))
+    assert run.measure_noise_scale() == exact.measure_noise_scale()
+
+
+@pytest.mark.parametrize(
+    ("precision", "capability", "refused"), [("bf16", 7, True), ("bf16", 8, False), ("fp16", 7, False)]
+)
+def test_bf16_needs_a_gpu_that_has_it(monkeypatch, precision, capability, refused):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (capability, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    with (
+        pytest.raises(UserError, match="bf16, which Tesla T4 can only imitate; take --precision fp16")
+        if refused
+        else (contextlib.nullcontext())
+    ):
+        training._require_precision(precision, torch.device("cuda"))
 
 
 def test_a_network_that_fails_is_named_with_the_place(digits):

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from batchscale import datasets, noise_scale, training
 from batchscale.experiment import Experiment, UserError
-from batchscale.randomness import epoch_seed, permutation
+from batchscale.randomness import epoch_seed, permutation, seed_generators
 from batchscale.training import Training, build_model, select_device
 from models import CNN
 
@@ -172,14 +172,19 @@ def test_permutation_depends_on_seed_and_epoch_alone():
     assert all(not torch.equal(first, other) for other in others)
 
 
-def test_initial_weights_depend_on_the_seed_alone_and_leave_the_generator_alone(digits):
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
+@pytest.mark.parametrize("fields", [{}, {"model": "networks:drawn_from_every_generator", "width": 1}])
+def test_initial_weights_depend_on_the_seed_alone_and_leave_the_generators_alone(digits, fields):
+    seed_generators(5)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
     weights = [
-        nn.utils.parameters_to_vector(build_model(experiment(seed=seed, batch_size=size), digits).parameters())
+        nn.utils.parameters_to_vector(
+            build_model(experiment(seed=seed, batch_size=size, **fields), digits).parameters()
+        )
         for seed, size in ((0, 8), (0, 32), (1, 8))
     ]
-    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == random.getstate()
+    assert (before[2] == np.random.get_state()[1]).all()  # noqa: NPY002
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 

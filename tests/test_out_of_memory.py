@@ -86,7 +86,7 @@ def test_evaluation_takes_fewer_at_once_and_training_stays_whole(tmp_path, devic
     device(eval_room=130)
     sweeps.run([needy(batch_size=64)], data_dir=tmp_path / "parts", on_out_of_memory="stop")
     said = capsys.readouterr().out
-    assert "no room for 500 images at once in evaluation" in said
+    assert "no room for 250 images at once in evaluation" in said
     assert "at most 125\n" in said
     assert set(NeedsMemory.seen) == {64}
     tables = [load(tmp_path / name).drop(columns=[column.decode() for column in TIMES]) for name in ("whole", "parts")]

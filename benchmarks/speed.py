@@ -70,9 +70,9 @@ CASES = (
 
 
 def timed(step: Callable[[], None], seconds: float) -> Turn:
-    """Five updates and a quarter of a second to get into step, then as many as it takes to fill the time."""
+    """Five updates, or two seconds, to get into step; then as many as it takes to fill a turn."""
     warm, updates, started = 0, 0, time.perf_counter()
-    while warm < 5 or time.perf_counter() - started < 0.25:
+    while warm < 1 or (warm < 5 and time.perf_counter() - started < 2):
         step()
         warm += 1
     started = time.perf_counter()
@@ -179,7 +179,9 @@ def with_lightning(case: Case, data_root: str) -> Iterator[Turn]:
     clock.turn = 0, 0.0
     while True:
         clock.seconds = yield clock.turn
-        trainer = lightning.Trainer(max_epochs=-1, logger=False, enable_checkpointing=False, callbacks=[clock])
+        trainer = lightning.Trainer(
+            min_epochs=0, max_epochs=-1, logger=False, enable_checkpointing=False, callbacks=[clock]
+        )
         silent = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
         with silent[0], silent[1]:
             trainer.fit(module, images)
@@ -300,6 +302,33 @@ def shares(case: Case, data_root: str, count: int, seconds: float) -> dict[str, 
     return pd.DataFrame(rows).median().to_dict()
 
 
+def peak_share(case: Case, data_root: str, rounds: int, seconds: float) -> float:
+    """Arithmetic a second of a training step over the most that was measured here: the faster one of a product of
+    square matrices and a convolution of many channels."""
+    import torch
+    from torch.nn import functional
+    from torch.utils.flop_counter import FlopCounterMode
+
+    training = Training(case.experiment, datasets.load("cifar10", data_root))
+    images, labels = training.data.batch(torch.arange(case.batch_size))
+    with FlopCounterMode(display=False) as counter:
+        functional.cross_entropy(training.model(images), labels).backward()
+    matrices, kernels = torch.rand(2, 2048, 2048), torch.rand(256, 256, 3, 3)
+    maps = torch.rand(32, 256, 16, 16).to(memory_format=torch.channels_last)
+    heavy = (
+        (2 * 2048**3, lambda: matrices[0] @ matrices[1]),
+        (2 * maps.numel() * 256 * 9, lambda: functional.conv2d(maps, kernels, padding=1)),
+    )
+    trainer, shares = batchscale(case, data_root), []
+    next(trainer)
+    with torch.no_grad():
+        peaks = [(work, *timed(step, seconds)) for work, step in heavy for _ in range(rounds)]
+    for _ in range(rounds + 1):
+        updates, took = trainer.send(seconds)
+        shares.append(updates / took * counter.get_total_flops())
+    return median(shares[1:]) / max(work * steps / took for work, steps, took in peaks)
+
+
 def peak_memory(data_root: str) -> float:
     """GB resident at most, of a process that makes one update at B = 8192, width 1, in micro-batches of 256."""
     code = f"""
@@ -317,32 +346,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     return int(done.stdout) * 1024 / 1e9
 
 
-def start_up() -> dict[str, float]:
-    """Seconds until `--help` is answered, and until a run on digits says for the first time how it stands."""
-    command, helps, firsts = [sys.executable, "-m", "batchscale"], [], []
+def start_up() -> float:
+    """Seconds until `--help` is answered."""
+    seconds = []
     for _ in range(5):
         started = time.perf_counter()
-        subprocess.run([*command, "--help"], cwd=PROJECT, capture_output=True, check=True)
-        helps.append(time.perf_counter() - started)
-        with tempfile.TemporaryDirectory() as folder:
-            train = [
-                *command,
-                "train",
-                "--dataset",
-                "digits",
-                "--batch-size",
-                "32",
-                "--epochs",
-                "2",
-                "--data-dir",
-                folder,
-            ]
-            started = time.perf_counter()
-            with subprocess.Popen(train, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-                process.stderr.readline()  # where there is no terminal: a line an epoch
-                firsts.append(time.perf_counter() - started)
-                process.kill()
-    return {"--help": median(helps), "first epoch on digits": median(firsts)}
+        subprocess.run([sys.executable, "-m", "batchscale", "--help"], cwd=PROJECT, capture_output=True, check=True)
+        seconds.append(time.perf_counter() - started)
+    return median(seconds)
 
 
 def whole_sweep(data_root: str, rounds: int) -> dict[str, float]:
@@ -369,47 +380,72 @@ def whole_sweep(data_root: str, rounds: int) -> dict[str, float]:
     return {"notebook": (table["notebook"] / table[2]).median(), "one worker": (table[1] / table[2]).median()}
 
 
+PARTS = ("cases", "split", "shares", "memory", "start", "sweep")
+
+
+def measure(parts: list[str], root: str, full: bool) -> Iterator[tuple[str, float, str, str]]:
+    """What, its value, its quartiles over the rounds if these are of interest, and what is aimed at."""
+    names = list(CONTENDERS) if full else ["batchscale", "notebook", "bare step"]
+    rounds, seconds = (5, 1.5) if full else (5, 1.0)
+    for case in CASES if "cases" in parts else ():
+        name = f"width {case.width:g}, B = {case.batch_size}"
+        table = ratios({name: (name, case) for name in names}, root, rounds, seconds)
+        for rival in names[1:]:
+            low, high = table[rival].quantile([0.25, 0.75])
+            target = {"notebook": f"≥ {case.loop}", "bare step": f"≥ {case.bare}"}.get(rival, "")
+            yield f"{name}: speed over {rival}", table[rival].median(), f"{low:.3g}–{high:.3g}", target
+        if full:
+            yield f"{name}: share of the measured peak", peak_share(case, root, rounds, 1), "", ""
+    if "split" in parts:
+        whole = Case(1, 1024, 0, 0)
+        pair = {
+            name: ("batchscale", replace(whole, micro_batch_size=size))
+            for name, size in (("split", 128), ("whole", None))
+        }
+        table = ratios(pair, root, rounds, 3)
+        yield "width 1, B = 1024 in micro-batches of 128: speed over whole", table["whole"].median(), "", "≥ 0.95"
+    for width in (0.25, 1) if "shares" in parts else ():
+        for part, percent in shares(Case(width, 128, 0, 0), root, rounds, 3).items():
+            target = {"evaluation": "≤ 12" if width == 1 else "", "noise scale": "≤ 3", "saving": "≤ 1"}[part]
+            yield f"width {width:g}, B = 128: {part}, % of an epoch's training time", percent, "", target
+    if "memory" in parts:
+        what = "width 1, B = 8192 in micro-batches of 256: GB resident at most"
+        yield what, peak_memory(root), "", "≤ 2.5"
+    if "start" in parts:
+        yield "--help: seconds", start_up(), "", "≤ 0.5"
+    for over, ratio in whole_sweep(root, 1).items() if "sweep" in parts else ():
+        yield f"a sweep with two workers: speed over {over}", ratio, "", "≥ 2.4" if over == "notebook" else "≥ 1.8"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", default=None, help="folder with cifar-10-batches-py")
-    parser.add_argument("--full", action="store_true", help="everything, in more and longer rounds")
+    parser.add_argument("--full", action="store_true", help="all contenders and parts, in longer rounds")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="of the full one: only these, the others stay")
     arguments = parser.parse_args()
-    root = str(Path(datasets.find_data_root(arguments.data_root)).resolve())
-    names = list(CONTENDERS) if arguments.full else ["batchscale", "notebook", "bare step"]
-    rounds, seconds, rows = (9, 2.0, []) if arguments.full else (5, 1.0, [])
+    root = str(datasets.find_data_root(arguments.data_root).resolve())
+    recorded = HERE / "speed.csv"
+    rows = {}
+    if arguments.full and arguments.parts and recorded.exists():
+        rows = {row["what"]: row for row in pd.read_csv(recorded, dtype=str, keep_default_na=False).to_dict("records")}
+    for what, value, quartiles, target in measure(
+        arguments.parts or PARTS[: None if arguments.full else 1], root, arguments.full
+    ):
+        rows[what] = {"what": what, "measured": f"{value:.3g}", "quartiles": quartiles, "target": target}
+        print(f"{what:70s} {value:8.3g}  {quartiles:15s} {target}", flush=True)
+        if arguments.full:
+            write(list(rows.values()), recorded)
 
-    def note(what: str, value: float, target: str, spread: str = "") -> None:
-        rows.append({"what": what, "measured": f"{value:.3g}", "quartiles": spread, "target": target})
-        print(f"{what:70s} {value:8.3g}  {spread:15s} {target}", flush=True)
 
-    for case in CASES:
-        table = ratios({name: (name, case) for name in names}, root, rounds, seconds)
-        for name in names[1:]:
-            low, high = table[name].quantile([0.25, 0.75])
-            target = {"notebook": f"≥ {case.loop}", "bare step": f"≥ {case.bare}"}.get(name, "")
-            what = f"width {case.width:g}, B = {case.batch_size}: speed over {name}"
-            note(what, table[name].median(), target, f"{low:.3g}–{high:.3g}")
-    if arguments.full:
-        split = replace(Case(1, 1024, 0, 0), micro_batch_size=128)
-        pair = {"split": ("batchscale", split), "whole": ("batchscale", Case(1, 1024, 0, 0))}
-        table = ratios(pair, root, 5, 4)
-        note("width 1, B = 1024 in micro-batches of 128: speed over whole", table["whole"].median(), "≥ 0.95")
-        for width in (0.25, 1):
-            for part, percent in shares(Case(width, 128, 0, 0), root, 5, 3).items():
-                target = {"evaluation": "≤ 12" if width == 1 else "", "noise scale": "≤ 3", "saving": "≤ 1"}[part]
-                note(f"width {width:g}, B = 128: {part}, % of an epoch's training time", percent, target)
-        note("width 1, B = 8192 in micro-batches of 256: GB resident at most", peak_memory(root), "≤ 2.5")
-        for what, value in start_up().items():
-            note(f"{what}: seconds", value, {"--help": "≤ 0.5"}.get(what, "≤ 6"))
-        for over, ratio in whole_sweep(root, 3).items():
-            note(f"a sweep with two workers: speed over {over}", ratio, "≥ 2.4" if over == "notebook" else "≥ 1.8")
-        pd.DataFrame(rows).to_csv(HERE / "speed.csv", index=False)
-        page = (HERE / "README.md").read_text(encoding="utf-8")
-        lines = ["| what | measured | quartiles | target |", "|---|---|---|---|"]
-        lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
-        before, after = page.split("<!-- speed -->")[0], page.split("<!-- end of speed -->")[1]
-        page = before + "\n".join(["<!-- speed -->", *lines, "<!-- end of speed -->"]) + after
-        (HERE / "README.md").write_text(page, encoding="utf-8")
+def write(rows: list[dict], recorded: Path) -> None:
+    """The CSV, and the table in README.md beside it."""
+    pd.DataFrame(rows).to_csv(recorded, index=False)
+    page = (HERE / "README.md").read_text(encoding="utf-8")
+    lines = ["| what | measured | quartiles | target |", "|---|---|---|---|"]
+    lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
+    before, after = page.split("<!-- speed -->")[0], page.split("<!-- end of speed -->")[1]
+    page = before + "\n".join(["<!-- speed -->", *lines, "<!-- end of speed -->"]) + after
+    (HERE / "README.md").write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -43,12 +43,8 @@ COLUMN_LABELS = {
     "running_time": "running time (s)",
     "learning_rate": "learning rate",
 }
-LOGARITHMIC = (
-    "running_time",
-    "learning_rate",
-    "updates",
-    "time_to_target",
-)  # columns whose values span powers of ten over the batch sizes
+# Columns whose values span powers of ten over the batch sizes.
+LOGARITHMIC = ("running_time", "learning_rate", "updates", "time_to_target")
 
 
 def mode_label(experiment: str) -> str:

@@ -127,8 +127,6 @@ class Keeper:
 
     def _read_checkpoint(self, path: Path) -> dict:
         saved = _load(path)
-        if saved["format"] != FORMAT:
-            raise ValueError(f"it has format {saved['format']}, this batchscale knows {FORMAT}")
         if _differences(saved["experiment"], self.experiment):
             raise ValueError("it belongs to another experiment")
         return {
@@ -240,8 +238,6 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[Experiment | None, dict]:
         saved = _load(path)
         if "format" not in saved and all(hasattr(value, "shape") for value in saved.values()):
             return None, saved
-        if saved["format"] != FORMAT:
-            raise ValueError(f"it has format {saved['format']}, this batchscale knows {FORMAT}")
         return Experiment(**saved["experiment"]), saved["state"]
     except FileNotFoundError:
         raise UserError(
@@ -266,9 +262,12 @@ def _load(path: Path) -> dict:
     if damaged is not None:
         raise ValueError(f"{damaged} is damaged")
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # whose message says how to run it all the same
         raise ValueError("it holds something else than numbers and tensors") from None
+    if saved.get("format", FORMAT) != FORMAT:  # weights that others saved have none
+        raise ValueError(f"it has format {saved['format']}, this batchscale knows {FORMAT}")
+    return saved
 
 
 def to_frame(rows: Iterable[Record]) -> pd.DataFrame:

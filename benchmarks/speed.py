@@ -28,6 +28,13 @@ from pathlib import Path
 from statistics import median
 
 import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Subset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms
+from torchvision.datasets import CIFAR10
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -36,6 +43,7 @@ from batchscale.allocator import memory_kept
 from batchscale.experiment import Experiment
 from batchscale.records import Keeper
 from batchscale.training import Training
+from models import CNN
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent
@@ -46,8 +54,8 @@ Turn = tuple[int, float]  # updates, and the seconds that they took
 class Case:
     width: float
     batch_size: int
-    loop: float  # times the notebook loop that is aimed at
-    bare: float  # ... and share of the bare step
+    loop: float = 0  # times the notebook loop that is aimed at
+    bare: float = 0  # ... and share of the bare step
     micro_batch_size: int | None = None
 
     @property
@@ -82,58 +90,46 @@ def timed(step: Callable[[], None], seconds: float) -> Turn:
     return updates, time.perf_counter() - started
 
 
-def notebook_loop(case: Case, data_root: str, loader_workers: int) -> Iterator[Turn]:
-    """(a), (b): torchvision's CIFAR-10 with ToTensor and Normalize, a DataLoader, optim.SGD, loss.item() each step."""
-    import torch
-    from torch import nn
-
-    from models import CNN
-
-    model, criterion, losses = CNN(case.width).train(), nn.CrossEntropyLoss(), []
+def notebook_step(case: Case) -> tuple[nn.Module, Callable[[Tensor, Tensor], float]]:
+    """What the usual notebook does with a minibatch, and its network: optim.SGD, loss.item() each step."""
+    model, criterion = CNN(case.width).train(), nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.002, momentum=0.9)
-    batches = itertools.chain.from_iterable(itertools.repeat(loader(case, data_root, loader_workers)))
 
-    def step() -> None:
-        inputs, labels = next(batches)
+    def step(inputs: Tensor, labels: Tensor) -> float:
         optimizer.zero_grad()
         loss = criterion(model(inputs), labels)
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
+        return loss.item()
 
+    return model, step
+
+
+def notebook_loop(case: Case, data_root: str, loader_workers: int) -> Iterator[Turn]:
+    """(a), (b): that, on minibatches of a DataLoader."""
+    _, step = notebook_step(case)
+    batches = itertools.chain.from_iterable(itertools.repeat(loader(case, data_root, loader_workers)))
     turn = 0, 0.0
     while True:
-        turn = timed(step, (yield turn))
+        turn = timed(lambda: step(*next(batches)), (yield turn))
         time.sleep(1)  # the loader's workers fill their queue, and then leave the cores to the next contender
 
 
 def notebook_epoch(case: Case, data_root: str, train_size: int) -> float:
     """The same loop over one epoch of the first images, and the accuracy on the test set."""
-    import torch
-    from torch import nn
-
-    from models import CNN
-
-    model, criterion, running_loss, correct = CNN(case.width), nn.CrossEntropyLoss(), 0.0, 0
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.002, momentum=0.9)
+    model, step = notebook_step(case)
     for inputs, labels in loader(case, data_root, 2, train_size):
-        optimizer.zero_grad()
-        loss = criterion(model(inputs), labels)
-        loss.backward()
-        optimizer.step()
-        running_loss += loss.item()
+        step(inputs, labels)
     model.eval()
+    correct = 0
     with torch.no_grad():
         for inputs, labels in loader(replace(case, batch_size=500), data_root, 2, train=False):
             correct += (model(inputs).argmax(dim=1) == labels).sum().item()
     return correct / 10_000
 
 
-def loader(case: Case, data_root: str, workers: int, size: int | None = None, train: bool = True):
-    from torch.utils.data import DataLoader, Subset
-    from torchvision import transforms
-    from torchvision.datasets import CIFAR10
-
+def loader(case: Case, data_root: str, workers: int, size: int | None = None, train: bool = True) -> DataLoader:
+    """torchvision's CIFAR-10, or its first images, with ToTensor and Normalize."""
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))])
     images = CIFAR10(data_root, train=train, transform=transform)
     chosen = images if size is None else Subset(images, range(size))
@@ -145,8 +141,6 @@ def with_lightning(case: Case, data_root: str) -> Iterator[Turn]:
     import logging
 
     import lightning
-    import torch
-    from torch.nn import functional
 
     from models import CNN
 
@@ -189,9 +183,6 @@ def with_lightning(case: Case, data_root: str) -> Iterator[Turn]:
 
 def bare_step(case: Case, data_root: str) -> Iterator[Turn]:
     """(d): forward, backward and optimizer on one batch, with the network, memory layout and cores of batchscale."""
-    import torch
-    from torch.nn import functional
-
     training = Training(case.experiment, datasets.load("cifar10", data_root))
     images, labels = training.data.batch(torch.arange(case.batch_size))
     model, optimizer = training.model.train(), training.optimizer
@@ -305,10 +296,6 @@ def shares(case: Case, data_root: str, count: int, seconds: float) -> dict[str, 
 def peak_share(case: Case, data_root: str, rounds: int, seconds: float) -> float:
     """Arithmetic a second of a training step over the most that was measured here: the faster one of a product of
     square matrices and a convolution of many channels."""
-    import torch
-    from torch.nn import functional
-    from torch.utils.flop_counter import FlopCounterMode
-
     training = Training(case.experiment, datasets.load("cifar10", data_root))
     images, labels = training.data.batch(torch.arange(case.batch_size))
     with FlopCounterMode(display=False) as counter:
@@ -374,7 +361,7 @@ def whole_sweep(data_root: str, rounds: int) -> dict[str, float]:
                 times[-1][workers] = time.perf_counter() - started
         started = time.perf_counter()
         for size in sizes:
-            notebook_epoch(Case(0.25, size, 0, 0), data_root, 20_000)
+            notebook_epoch(Case(0.25, size), data_root, 20_000)
         times[-1]["notebook"] = time.perf_counter() - started
     table = pd.DataFrame(times)
     return {"notebook": (table["notebook"] / table[2]).median(), "one worker": (table[1] / table[2]).median()}
@@ -397,7 +384,7 @@ def measure(parts: list[str], root: str, full: bool) -> Iterator[tuple[str, floa
         if full:
             yield f"{name}: share of the measured peak", peak_share(case, root, rounds, 1), "", ""
     if "split" in parts:
-        whole = Case(1, 1024, 0, 0)
+        whole = Case(1, 1024)
         pair = {
             name: ("batchscale", replace(whole, micro_batch_size=size))
             for name, size in (("split", 128), ("whole", None))
@@ -405,7 +392,7 @@ def measure(parts: list[str], root: str, full: bool) -> Iterator[tuple[str, floa
         table = ratios(pair, root, rounds, 3)
         yield "width 1, B = 1024 in micro-batches of 128: speed over whole", table["whole"].median(), "", "≥ 0.95"
     for width in (0.25, 1) if "shares" in parts else ():
-        for part, percent in shares(Case(width, 128, 0, 0), root, rounds, 3).items():
+        for part, percent in shares(Case(width, 128), root, rounds, 3).items():
             target = {"evaluation": "≤ 12" if width == 1 else "", "noise scale": "≤ 3", "saving": "≤ 1"}[part]
             yield f"width {width:g}, B = 128: {part}, % of an epoch's training time", percent, "", target
     if "memory" in parts:

@@ -66,6 +66,13 @@ def weights(folder: Path, *names: str) -> None:
     torch.save({name: torch.zeros((10, 3072)[: 1 + ("weight" in name)]) for name in names}, folder / "weights.pt")
 
 
+def newer(folder: Path) -> None:
+    """A checkpoint of a batchscale to come."""
+    import torch
+
+    torch.save({"format": 99}, folder / "newer.ckpt")
+
+
 def corrupt_cifar10(folder: Path) -> None:
     shutil.copytree(CIFAR10 / "cifar-10-batches-py", folder / "images" / "cifar-10-batches-py")
     batch = folder / "images" / "cifar-10-batches-py" / "data_batch_3"
@@ -208,6 +215,7 @@ BAD = [
     (None, ["noise-scale", "{}"], 2, "is neither a checkpoint nor a file of weights ([Errno 21] Is a directory"),
     (csv(), ["noise-scale", f"{{}}/{STEM}.csv"], 2, "nor a file of weights (File is not a zip file); name one of"),
     (malicious(in_zip=True), ["noise-scale", f"{{}}/{STEM}.ckpt"], 2, "it holds something else than numbers and ten"),
+    (newer, ["noise-scale", "{}/newer.ckpt"], 2, f"it has format 99, this batchscale knows {records.FORMAT}"),
     (
         lambda folder: weights(folder, "0.weight"),
         ["noise-scale", "{}/weights.pt", "--dataset", "digits"],

@@ -66,7 +66,9 @@ class Dataset:
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 `(b, h, w, c)` -> float32 `(b, c, h, w)` in channels-last memory, (x - mean) / std a channel."""
-        return images.permute(0, 3, 1, 2).float().sub_(self.mean.view(1, -1, 1, 1)).div_(self.std.view(1, -1, 1, 1))
+        # A mean a pixel, all the same: of three values a pixel, the CPU would take one after the other.
+        mean, std = (values.expand(images.shape[1:]).contiguous() for values in (self.mean, self.std))
+        return images.float().sub_(mean).div_(std).permute(0, 3, 1, 2)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Training images and labels at `indices` (int64, on the device): float32 `(b, c, h, w)` and int64 `(b,)`."""

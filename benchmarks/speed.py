@@ -400,7 +400,7 @@ def measure(parts: list[str], root: str, full: bool) -> Iterator[tuple[str, floa
         yield what, peak_memory(root), "", "≤ 2.5"
     if "start" in parts:
         yield "--help: seconds", start_up(), "", "≤ 0.5"
-    for over, ratio in whole_sweep(root, 1).items() if "sweep" in parts else ():
+    for over, ratio in whole_sweep(root, rounds).items() if "sweep" in parts else ():
         yield f"a sweep with two workers: speed over {over}", ratio, "", "≥ 2.4" if over == "notebook" else "≥ 1.8"
 
 

@@ -179,6 +179,7 @@ def with_lightning(case: Case, data_root: str) -> Iterator[Turn]:
         silent = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
         with silent[0], silent[1]:
             trainer.fit(module, images)
+        time.sleep(1)  # as above
 
 
 def bare_step(case: Case, data_root: str) -> Iterator[Turn]:

@@ -31,10 +31,9 @@ class WorkerLost(UserError):
     """Another process of the group is gone, or cannot be reached."""
 
     def __init__(self, error: BaseException):
-        reason = first_line(error).partition("] ")  # gloo begins with the place in its source
+        reason = re.sub(r"^\[.*?\] ", "", first_line(error)).partition(". ")[0]  # without the place in gloo's source
         super().__init__(
-            f"a worker is gone ({reason[2] or reason[0]}); start again, with as many workers as you like, "
-            f"to go on from what was saved last"
+            f"a worker is gone ({reason}); start again, with as many workers as you like, to go on from what was saved"
         )
 
 

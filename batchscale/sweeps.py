@@ -150,11 +150,14 @@ def run(
             require_writable(folder)
         _require_images(todo, data_root)
         with Display(len(todo)) as display, _signals(signal.SIGINT, signal.SIGTERM) as stop:
+            is_lost = False
             if min(workers, len(todo)) == 1:
-                failures = _Process(setting, display.show, stop).work(todo)
+                process = _Process(setting, display.show, stop)
+                failures = process.work(todo)
+                is_lost = process.group.is_out_of_step  # torchrun then stops the workers that are left
             else:
                 failures = _work_in_processes(todo, setting, min(workers, len(todo)), display.show, stop)
-        if stop.signal is not None:
+        if stop.signal is not None and not is_lost:
             raise Stopped(stop.signal)
         if failures:
             raise UserError("; ".join(dict.fromkeys(failures)))

@@ -165,7 +165,9 @@ def test_cumulative_averages_cannot_be_shared():
 
 
 def test_a_lost_connection_is_told_from_other_errors():
-    error = RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:57")
+    error = RuntimeError(
+        "[third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:57. This is"
+    )
     assert is_lost(error)
     assert str(WorkerLost(error)).startswith("a worker is gone (Connection closed by peer [127.0.0.1]:57); start again")
     assert not is_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

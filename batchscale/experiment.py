@@ -82,7 +82,8 @@ class Experiment:
     micro_batch_size: int | None = None
     """images in memory at once: gradients are summed over micro-batches; batch norm then sees these. None: no split"""
     precision: Precision = "fp32"
-    """fp32, or autocast to bf16 (GPUs since Ampere) or fp16 (older ones, as Colab's T4), whose loss is scaled"""
+    """fp32 (TF32 on GPUs that have it), or autocast to bf16 (GPUs since Ampere) or fp16 (older ones, as Colab's T4),
+    whose loss is scaled"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps; auto takes a GPU if there is one"""
 

@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from batchscale.experiment import LARGE_BATCH_SIZES, MODES, SMALL_BATCH_SIZES, Experiment, UserError, study
+from batchscale.experiment import LARGE_BATCH_SIZES, MODES, SMALL_BATCH_SIZES, Experiment, UserError, shard, study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +57,13 @@ class Settings(Experiment):
             del settings[key]
         return study(name, batch_sizes, seeds, **{key: value for key, value in settings.items() if value != "by-name"})
 
-    def run(self, experiments: list[Experiment], workers: int = 1) -> None:
+    def run(self, experiments: list[Experiment], **how) -> None:
         """Train what is not recorded."""
         from batchscale import sweeps
 
         places = {name: getattr(self, name) for name in ("data_dir", "data_root", "scratch_dir")}
         choices = {name: getattr(self, name) for name in ("when_locked", "on_out_of_memory", "save_seconds")}
-        sweeps.run(experiments, workers=workers, **places, **choices)
+        sweeps.run(experiments, **how, **places, **choices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,21 +88,23 @@ class Sweep(Settings):
     """all runs of the first seed, then of the next"""
     workers: int = 1
     """processes that train at the same time, the cores shared out among them"""
+    shard: str | None = None
+    """i/n: only the i-th of n parts, from 1/n to n/n, which together are exactly the sweep; for array jobs"""
     name: tyro.conf.Suppress[str] = ""
     batch_size: tyro.conf.Suppress[int] = 0
     seed: tyro.conf.Suppress[int] = 0
 
     def __call__(self) -> None:
         sizes = {name: self.small if name == "baseline_small" else self.large for name in self.names}
-        self.run(
-            [
-                experiment
-                for seed in self.seeds
-                for name in self.names
-                for experiment in self.experiments(name, sizes[name], (seed,))
-            ],
-            self.workers,
-        )
+        experiments = [
+            experiment
+            for seed in self.seeds
+            for name in self.names
+            for experiment in self.experiments(name, sizes[name], (seed,))
+        ]
+        if self.shard is not None:
+            experiments = shard(experiments, self.shard)
+        self.run(experiments, workers=self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)

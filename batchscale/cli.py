@@ -90,6 +90,14 @@ class Sweep(Settings):
     """processes that train at the same time, the cores shared out among them"""
     shard: str | None = None
     """i/n: only the i-th of n parts, from 1/n to n/n, which together are exactly the sweep; for array jobs"""
+    engine: Literal["processes", "ray"] = "processes"
+    """processes of this machine, or the machines of a Ray cluster (pip install "batchscale[ray]")"""
+    gpus_per_run: float = 0
+    """with ray: GPUs that are reserved for a run; 0.5: two runs share one, 0: a run sees none"""
+    cores_per_run: int = 1
+    """with ray: cores that are reserved for a run, and threads it computes with"""
+    ray_address: str | None = None
+    """of the cluster; None: RAY_ADDRESS, or the cluster this machine belongs to, or one of this machine alone"""
     name: tyro.conf.Suppress[str] = ""
     batch_size: tyro.conf.Suppress[int] = 0
     seed: tyro.conf.Suppress[int] = 0
@@ -104,7 +112,8 @@ class Sweep(Settings):
         ]
         if self.shard is not None:
             experiments = shard(experiments, self.shard)
-        self.run(experiments, workers=self.workers)
+        how = ("workers", "engine", "gpus_per_run", "cores_per_run", "ray_address")
+        self.run(experiments, **{name: getattr(self, name) for name in how})
 
 
 @dataclass(frozen=True, kw_only=True)

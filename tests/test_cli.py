@@ -27,7 +27,7 @@ def test_help_needs_no_torch(command):
     """That is what makes it quick; the time itself is measured in benchmarks."""
     code = (
         "import sys\nfrom batchscale.cli import main\ntry:\n    main(sys.argv[1:])\n"
-        "finally:\n    assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules)"
+        "finally:\n    assert not {'torch', 'pandas', 'matplotlib', 'ray'} & set(sys.modules)"
     )
     shown = subprocess.run(
         [sys.executable, "-c", code, *command, "--help"], cwd=PROJECT, capture_output=True, text=True, check=False

@@ -265,28 +265,29 @@ class _Mailbox:
 
 
 class _Link:
-    """A task's side of the mailbox: its report, and its `_Stop`."""
+    """A task's side of the mailbox: its report, and its `_Stop`.
+
+    It waits for futures: while a task waits in ray.get or ray.wait, even for nothing, Ray gives its cores to another.
+    """
 
     def __init__(self, mailbox):
-        self._mailbox, self._sent, self._question, self._stopping = mailbox, None, None, False
+        self._mailbox, self._sent, self._question = mailbox, None, None
+        self._stopping = mailbox.is_stopping.remote().future().result()
 
     def send(self, *message) -> None:
         self._sent = self._mailbox.put.remote(pickle.dumps(message))  # bytes: the actor need not import torch
 
     def is_set(self) -> bool:
-        """What the answer to the last question was; nobody waits for one."""
-        import ray
-
-        if self._question is not None and ray.wait([self._question], timeout=0)[0]:
-            self._stopping, self._question = ray.get(self._question), None
+        """What the answer to the last question was; the training does not wait for the next."""
+        if self._question is not None and self._question.done():
+            self._stopping, self._question = self._question.result(), None
         if self._question is None:
-            self._question = self._mailbox.is_stopping.remote()
+            self._question = self._mailbox.is_stopping.remote().future()
         return self._stopping
 
     def flush(self) -> None:
-        import ray
-
-        ray.get(self._sent)
+        """Wait until all that was sent has arrived."""
+        self._sent.future().result()
 
 
 def _train(

@@ -56,9 +56,9 @@ def require(*, workers: int, gpus_per_run: float, cores_per_run: int, scratch: P
 
 def work(
     experiments: list[Experiment],
-    setting: "sweeps._Setting",
-    report: "sweeps.Report",
-    stop: "sweeps._Stop",
+    setting: sweeps._Setting,
+    report: sweeps.Report,
+    stop: sweeps._Stop,
     *,
     gpus_per_run: float,
     cores_per_run: int,
@@ -104,7 +104,8 @@ def work(
         for experiment in experiments:
             submit(experiment)
         if todo and not any(_has_room(node, gpus_per_run, cores_per_run) for node in ray.nodes()):
-            report("notice", None, f"no node has {cores_per_run} cores and {gpus_per_run:g} GPUs; waiting for one")
+            what = f"cores_per_run {cores_per_run}, gpus_per_run {gpus_per_run:g}"
+            report("notice", None, f"no node of the cluster has room for a run ({what}); waiting for one")
         while todo:
             done, _ = ray.wait(list(todo), timeout=0.2)
             # After that: a task ends when all that it had to tell has arrived.
@@ -219,7 +220,9 @@ def _has_room(node: dict, gpus_per_run: float, cores_per_run: int) -> bool:
     return node["Alive"] and has.get("CPU", 0) >= cores_per_run and has.get("GPU", 0) >= gpus_per_run
 
 
-def _bring_back(experiment: Experiment, files: dict[str, bytes], setting: "sweeps._Setting", report) -> None:
+def _bring_back(
+    experiment: Experiment, files: dict[str, bytes], setting: sweeps._Setting, report: sweeps.Report
+) -> None:
     """Write what a node trained in a folder of its own, the sidecar last, unless `data_dir` has more by now.
 
     Raises:
@@ -292,7 +295,7 @@ class _Link:
 
 def _train(
     experiment: Experiment,
-    setting: "sweeps._Setting",
+    setting: sweeps._Setting,
     mark: str,
     arrays: dict,
     files: dict[str, bytes],

@@ -195,6 +195,25 @@ def study(name: str, batch_sizes: Iterable[int], seeds: Iterable[int] = (0,), **
     return [Experiment(name=name, batch_size=size, seed=seed, **mode) for seed in seeds for size in batch_sizes]
 
 
+def shard(experiments: Iterable[Experiment], which: str) -> list[Experiment]:
+    """One of n parts of a list, for an array of n jobs that know nothing of each other: `which` is i/n, 1/n to n/n.
+
+    All parts together are exactly the list, each experiment is in one of them, and each part is in the list's order.
+    They are dealt out by batch size: a smaller one makes more updates and takes longer. Where that is so, no part takes
+    longer than another by more than the longest run.
+
+    Raises:
+        UserError: `which` is not of that form.
+    """
+    numbers = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", which)
+    part, parts = map(int, numbers.groups()) if numbers else (0, 0)
+    if not 1 <= part <= parts:
+        raise UserError(f"shard is {which!r}; it must be i/n with i from 1 to n, as in 1/8 to 8/8")
+    experiments = list(dict.fromkeys(experiments))
+    mine = set(sorted(experiments, key=lambda experiment: experiment.batch_size)[part - 1 :: parts])
+    return [experiment for experiment in experiments if experiment in mine]
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type's name where it has none."""
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -46,7 +46,7 @@ bench: $(VENV)/.study  # on an idle machine; benchmarks/README.md has the full o
 	@$(BIN)/python benchmarks/speed.py $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)")
 
 test: $(VENV)/.tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .

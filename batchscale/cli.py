@@ -23,6 +23,7 @@ from typing import Annotated, Literal
 import tyro
 
 from batchscale.experiment import LARGE_BATCH_SIZES, MODES, SMALL_BATCH_SIZES, Experiment, UserError, first_line, study
+from batchscale.progress import under_torchrun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,9 +316,20 @@ Command = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit code: 0, 2 for what the user can mend (one line on standard error), 128 + signal."""
+    """Run a command; the exit code: 0, 2 for what the user can mend (one line on standard error), 128 + signal.
+
+    Of the processes that torchrun starts the first one does so, and the others do what it tells them.
+    """
+    if not under_torchrun():
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    from batchscale import distributed
+
+    return distributed.lead(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: list[str]) -> int:
     try:
-        command = _parse(sys.argv[1:] if arguments is None else arguments)
+        command = _parse(arguments)
         command()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -5,6 +5,7 @@ updated in place, so that a saved notebook never keeps a half-finished widget. W
 of a cluster), there is one line an epoch instead.
 """
 
+import os
 import shutil
 import sys
 import time
@@ -26,6 +27,11 @@ def in_notebook() -> bool:
     """Whether this process is a Jupyter kernel."""
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
     return getattr(shell, "kernel", None) is not None
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process, as one of several or alone."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def summary(experiment: Experiment, status: str, rows: list[Record]) -> str:

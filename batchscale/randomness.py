@@ -16,7 +16,16 @@ from torch import Tensor
 
 def epoch_seed(seed: int, epoch: int) -> int:
     """Seed of every random generator in a 1-based epoch; epoch 0 stands for the initial weights."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+    return _seed(seed, epoch)
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def micro_batch_seed(seed: int, update: int, number: int) -> int:
+    """Seed of the generators for a micro-batch, the `number`-th of the 0-based `update`, whoever computes it."""
+    return _seed(seed, update, number, 1)  # the 1 sets it apart from an epoch's seed, which ends in zeros
 
 
 def permutation(n: int, seed: int, epoch: int) -> Tensor:

@@ -4,7 +4,8 @@
     records = run(experiments, data_dir="data", workers=2)
 
 Every process takes the next experiment that nobody holds the lock of. Workers, and sweeps that are started twice on one
-folder, share out the work in this way without knowing of each other.
+folder, share out the work in this way without knowing of each other. Where torchrun started several processes, they
+train each experiment together, see `distributed`; then this runs in the first of them alone.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ import pandas as pd
 
 from batchscale.allocator import memory_kept
 from batchscale.experiment import Experiment, UserError
-from batchscale.progress import Display, summary
+from batchscale.progress import Display, summary, under_torchrun
 from batchscale.records import Keeper, UnreadableRecord, to_frame
 from batchscale.storage import Busy, Copies, SaveError, lock, require_writable, scratch_of, write_whole
 
@@ -121,6 +122,8 @@ def run(
     experiments = list(dict.fromkeys(experiments))
     if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
         raise UserError(f"workers is {workers!r}; it must be a whole number of at least 1")
+    if workers > 1 and under_torchrun():
+        raise UserError(f"workers is {workers} under torchrun, whose processes train each run together; leave it out")
     if not (isinstance(save_seconds, Real) and 0 <= save_seconds < math.inf):
         raise UserError(f"save_seconds is {save_seconds!r}; it must be a number of at least 0")
     for name, value, kind in (
@@ -147,11 +150,14 @@ def run(
             require_writable(folder)
         _require_images(todo, data_root)
         with Display(len(todo)) as display, _signals(signal.SIGINT, signal.SIGTERM) as stop:
+            is_lost = False
             if min(workers, len(todo)) == 1:
-                failures = _Process(setting, display.show, stop).work(todo)
+                process = _Process(setting, display.show, stop)
+                failures = process.work(todo)
+                is_lost = process.group.is_out_of_step  # torchrun then stops the workers that are left
             else:
                 failures = _work_in_processes(todo, setting, min(workers, len(todo)), display.show, stop)
-        if stop.signal is not None:
+        if stop.signal is not None and not is_lost:
             raise Stopped(stop.signal)
         if failures:
             raise UserError("; ".join(dict.fromkeys(failures)))
@@ -207,17 +213,19 @@ class _Stop:
 def _signals(*numbers: int, parent: Connection | None = None) -> Iterator[_Stop]:
     """Turn these signals into a request to stop after the current update; a second one interrupts at once.
 
-    A worker, which has a `parent`, is interrupted by nobody else.
+    A worker, which has a `parent`, is interrupted by nobody else, and under torchrun a Ctrl-C comes twice: from the
+    terminal and from torchrun, which waits half a minute before it kills.
     """
     stop = _Stop(parent)
+    is_patient = parent is not None or under_torchrun()
 
     def request(number, frame):
-        if stop.signal is not None and parent is None:
+        if stop.signal is not None and not is_patient:
             raise KeyboardInterrupt
         stop.signal = number
         # Nothing more than that: a handler may run in the middle of anything. An update of a large minibatch may take
         # a minute, and who sees nothing presses Ctrl-C again.
-        if parent is None and sys.stderr.isatty():
+        if not is_patient and sys.stderr.isatty():
             os.write(2, b"\nsaving after this update; Ctrl-C again stops at once\n")
 
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -234,6 +242,9 @@ class _Process:
 
     def __init__(self, setting: _Setting, report: Report, stop: _Stop):
         self.setting, self.report, self.stop = setting, report, stop
+        from batchscale import distributed
+
+        self.group = distributed.group()
         self.copies: Copies | None = None
 
     def work(self, experiments: list[Experiment]) -> list[str]:
@@ -263,6 +274,8 @@ class _Process:
                     return [*failures, f"{experiment}: {error}"]
                 except UserError as error:
                     failures.append(f"{experiment}: {error}")
+                    if self.group.is_out_of_step:  # the other workers cannot go on to the next one
+                        return failures
                     if len(experiments) > 1:
                         self.report("finish", experiment, f"{experiment}: failed, {error}")
             if busy and len(busy) == len(todo):
@@ -305,8 +318,10 @@ class _Process:
         images_at_once = {}
         while True:
             try:
-                return self._train_with(Training(experiment, data), images_at_once, keeper)
+                return self._train_with(Training(experiment, data, group=self.group), images_at_once, keeper)
             except OutOfMemory as error:
+                if self.group.is_out_of_step:  # nor could they be told to take less
+                    raise UserError(f"{error}; take --micro-batch-size {max(1, error.images // 2)}") from error
                 images, where, problem = error.images, error.where, str(error)
             # Out of the clause above, whose error refers to everything that is to be freed.
             free_memory()
@@ -331,6 +346,7 @@ class _Process:
             training.load_state_dict(state)
         training.limit(images_at_once)
         keeper.start(**_facts(training))
+        self.group.from_first((experiment, self.setting.data_root, state))  # the other workers follow
         saved = time.monotonic()
 
         def between_updates(progress) -> None:
@@ -345,13 +361,14 @@ class _Process:
                 raise _StopTraining
 
         try:
-            for record in training.records(between_updates):
-                keeper.add(record, training.state_dict())
-                self._copy(keeper)
-                saved = time.monotonic()
-                self.report("record", experiment, record)
-                if self.stop.is_set() and record.epoch < experiment.epochs:
-                    return
+            with contextlib.closing(training.records(between_updates)) as records:
+                for record in records:
+                    keeper.add(record, training.state_dict())
+                    self._copy(keeper)
+                    saved = time.monotonic()
+                    self.report("record", experiment, record)
+                    if self.stop.is_set() and record.epoch < experiment.epochs:
+                        return
         except _StopTraining:
             return
         keeper.finish("diverged" if training.diverged else "complete")
@@ -446,6 +463,7 @@ def _facts(training) -> dict:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": {"type": device.type, "name": name, "threads": torch.get_num_threads()},
+        "workers": training.group.count,
         "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
         "updates_per_epoch": training.updates_per_epoch,
         "train_images": len(training.data.train_images),

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from batchscale import noise_scale, randomness
+from batchscale import cuda_graph, noise_scale, randomness
 from batchscale.datasets import TRAIN_ACCURACY_IMAGES, Dataset
+from batchscale.distributed import Group, RunningStatistics, WorkerLost, is_lost
 from batchscale.experiment import Experiment, Record, UserError, failure, find_callable, first_line
 
 EVALUATION_BATCH_SIZE = 250  # as fast as any other from 100 to 1000, or a little faster
@@ -119,6 +120,7 @@ class Training:
         experiment: what to run.
         data: its data set, whole (`train_size` is applied here), on any device.
         model: a network to train in place of the one that `experiment.model` names; trained as it is given.
+        group: the processes that share out every minibatch; all of them train and evaluate with the same calls.
 
     Attributes:
         updates: optimizer updates completed.
@@ -128,13 +130,22 @@ class Training:
         diverged: a loss was not finite; no further record comes.
 
     Raises:
-        UserError: an epoch would have no update, or see `build_model`, `select_device` and `Dataset.first`.
+        UserError: an epoch would have no update, the workers cannot share out the minibatch evenly, or see
+            `build_model`, `select_device`, `Group.own` and `Dataset.first`.
     """
 
-    def __init__(self, experiment: Experiment, data: Dataset, *, model: nn.Module | None = None):
+    def __init__(
+        self, experiment: Experiment, data: Dataset, *, model: nn.Module | None = None, group: Group | None = None
+    ):
         data = data.first(experiment.train_size)
         self.experiment = experiment
-        self.device = select_device(experiment.device)
+        self.group = group or Group()
+        if experiment.batch_size % self.group.count:
+            raise UserError(
+                f"batch_size is {experiment.batch_size} but there are {self.group.count} workers; "
+                f"it must be a multiple of their number"
+            )
+        self.device = self.group.own(select_device(experiment.device))
         self.updates_per_epoch = len(data.train_images) // experiment.batch_size
         if self.updates_per_epoch == 0:
             raise UserError(
@@ -153,16 +164,30 @@ class Training:
             _require_precision(experiment.precision, self.device)
             # cuDNN would choose algorithms that round differently every time; a resumed run has to repeat every number.
             torch.backends.cudnn.deterministic = True
+            # As cuDNN has it by itself: products of float32 matrices in TF32, on GPUs that know it.
+            torch.backends.cuda.matmul.allow_tf32 = True
+        self._replica = self.model  # what is trained; of several workers, once all of them are here
+        self._statistics = RunningStatistics(self.model, self.group)
+        # What is scaled or split decides in Python what to do next.
+        is_graph = (
+            cuda_graph.is_wanted(self.device, experiment.batch_size)
+            and experiment.precision != "fp16"
+            and experiment.micro_batch_size is None
+            and self.group.count == 1
+        )
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=experiment.base_lr,
             momentum=experiment.momentum,
             weight_decay=experiment.weight_decay,
-            foreach=True,  # the same numbers as one parameter at a time, with fewer calls
+            fused=self.device.type in ("cpu", "cuda"),  # one pass over the parameters instead of three
         )
+        self._learning_rate = torch.zeros((), device=self.device) if is_graph else None  # read by the graph
+        self._replayed = cuda_graph.Replayed(self._step) if is_graph else None
         # In fp16 small gradients would vanish; an update whose scaled gradients overflow is left out, but counts.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=experiment.precision == "fp16")
-        self.images_at_once = {"training": experiment.batch_size, "evaluation": EVALUATION_BATCH_SIZE}
+        self._share = experiment.batch_size // self.group.count  # images of a minibatch that are this worker's
+        self.images_at_once = {"training": self._share, "evaluation": EVALUATION_BATCH_SIZE}
         self.ghost_batches = [(0, self.micro_batch_size)]
         self.updates = 0
         self.running_time = 0.0
@@ -175,7 +200,8 @@ class Training:
     def micro_batch_size(self) -> int:
         """Images in one forward pass of training, whose statistics batch norm uses; the minibatch, if it is not split.
 
-        Where the device's memory is the limit, a minibatch is split into micro-batches as equal as can be.
+        Where the device's memory or a worker's share is the limit, a minibatch is split into micro-batches as equal as
+        can be.
         """
         size = self.experiment.micro_batch_size or self.experiment.batch_size
         return math.ceil(size / math.ceil(size / self.images_at_once["training"]))
@@ -198,20 +224,34 @@ class Training:
         the training, which goes on from there when `records` or a `state_dict` is used again. The iterator ends early,
         with `diverged` set, when a loss is not finite; the epoch in which that happens has no record.
 
+        Of several workers the first alone may stop, in `between_updates` or by closing the iterator: then those of the
+        others end.
+
         Raises:
             OutOfMemory: in the middle of an update. This object is then good for nothing; a saved state is.
-            UserError: the network failed, naming the place.
+            UserError: the network failed, naming the place, or (`WorkerLost`) another worker is gone.
         """
+        if self._replica is self.model:
+            self._replica = self.group.replicated(self.model)
         while not self.diverged and self.updates < self.experiment.epochs * self.updates_per_epoch:
             epoch = self.updates // self.updates_per_epoch + 1
-            self._train_epoch(epoch, between_updates)
+            self.group.in_step = False
+            if not self._train_epoch(epoch, between_updates):
+                return
             record = None if self.diverged else self._record(epoch)
+            self.group.in_step = True
             self.diverged = record is None or not math.isfinite(record.train_loss + record.test_loss)
             if self.diverged:
                 return
             self._epoch_time = 0.0
             self._loss_sum.zero_()
-            yield record
+            try:
+                yield record
+            except GeneratorExit:
+                self.group.from_first(False)
+                raise
+            if not self.group.from_first(True):
+                return
 
     def state_dict(self) -> dict:
         """Everything that the rest of the run depends on; loads with `torch.load(weights_only=True)`.
@@ -253,10 +293,17 @@ class Training:
         self.running_time = state["running_time"]
         self._epoch_time = state["epoch_time"]
         self._loss_sum = state["loss_sum"].to(self.device)
+        if self._replayed is not None:  # momentum and loss are other tensors now
+            self._replayed = cuda_graph.Replayed(self._step)
         self._random_state = state["random_state"]
+        self.limit({"training": self._share})  # there may have been fewer workers
 
-    def _train_epoch(self, epoch: int, between_updates: Callable[[Progress], None] | None) -> None:
-        """The rest of an epoch: ⌊n/B⌋ updates on a fresh permutation, the incomplete last batch dropped."""
+    def _train_epoch(self, epoch: int, between_updates: Callable[[Progress], None] | None) -> bool:
+        """The rest of an epoch: ⌊n/B⌋ updates on a fresh permutation, the incomplete last batch dropped.
+
+        Returns:
+            Whether to go on; not if the first worker left it before its end, which for that one is an exception.
+        """
         experiment, size = self.experiment, self.experiment.batch_size
         order = randomness.permutation(len(self.data.train_images), experiment.seed, epoch).to(self.device)
         self.model.train()
@@ -265,45 +312,87 @@ class Training:
                 randomness.seed_generators(randomness.epoch_seed(experiment.seed, epoch))
             else:
                 randomness.set_generators(self._random_state, self.device)
-            started = self._clock()
+            self._statistics.part()
+            started, begun, next_pulse = self._clock(), self.updates, self.updates + 1
             while self.updates < epoch * self.updates_per_epoch:
                 first = self.updates % self.updates_per_epoch * size
                 self._update(order[first : first + size])
-                if time.perf_counter() - started > PULSE_SECONDS and self.updates % self.updates_per_epoch:
-                    started = self._pause(started)
+                # Several workers, whose clocks differ, agree beforehand on when to pause.
+                is_due = (
+                    time.perf_counter() - started > PULSE_SECONDS
+                    if self.group.count == 1
+                    else self.updates == next_pulse
+                )
+                if is_due and self.updates % self.updates_per_epoch:
+                    seconds = self._pause(started)
                     loss = float(self._loss_sum) / (self.updates % self.updates_per_epoch)
                     if not math.isfinite(loss):
                         self.diverged = True
-                        return
-                    if between_updates is not None:
-                        self._random_state = randomness.generators_state(self.device)
-                        between_updates(self._progress(epoch, loss))
-                    started = self._clock()
+                        return True
+                    interval = max(1, round((self.updates - begun) * PULSE_SECONDS / max(seconds, 1e-9)))
+                    next_pulse = self._pulse(epoch, loss, between_updates, self.updates + interval)
+                    if next_pulse is None:
+                        return False
+                    self._statistics.part()
+                    started, begun = self._clock(), self.updates
             self._pause(started)
             self._random_state = None
         self.diverged = not math.isfinite(float(self._loss_sum))
+        return True
+
+    def _pulse(
+        self, epoch: int, loss: float, between_updates: Callable[[Progress], None] | None, next_pulse: int
+    ) -> int | None:
+        """Call `between_updates`; the update after which it is the first worker's next turn, None if it leaves."""
+        self.group.in_step = True
+        try:
+            if between_updates is not None:
+                self._random_state = randomness.generators_state(self.device)
+                between_updates(self._progress(epoch, loss))
+        except BaseException:
+            self.group.from_first(None)
+            raise
+        next_pulse = self.group.from_first(next_pulse)
+        self.group.in_step = next_pulse is None
+        return next_pulse
 
     def _update(self, indices: Tensor) -> None:
         """One optimizer step on the minibatch `indices`, its gradient summed exactly over micro-batches."""
         learning_rate = self.experiment.learning_rate(self.updates, self.updates_per_epoch)
+        if self._learning_rate is not None:
+            learning_rate = self._learning_rate.fill_(learning_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         try:
-            self._gradient(indices)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            if self._replayed is not None and self.micro_batch_size == len(indices):
+                self._replayed(indices)
+            else:
+                self._step(indices)
         except Exception as error:
             raise self._failure(error, "training", self.micro_batch_size) from error
         self.updates += 1
 
+    def _step(self, indices: Tensor) -> None:
+        self._gradient(indices)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
     def _gradient(self, indices: Tensor) -> None:
         """Gradient of the mean loss over the minibatch `indices`, into the parameters; the loss into its sum."""
         self.optimizer.zero_grad(set_to_none=True)
-        for part in indices.split(self.micro_batch_size):
+        share = indices[self.group.share(len(indices))]
+        parts = share.split(self.micro_batch_size)
+        self._statistics.before_update(len(parts))
+        for number, part in enumerate(parts, start=1):
+            if len(share) < len(indices) or len(parts) > 1:
+                # The same dropout, whoever has this micro-batch.
+                place = self.group.rank * len(parts) + number
+                randomness.seed_generators(randomness.micro_batch_seed(self.experiment.seed, self.updates, place))
             images, labels = self.data.batch(part)
-            with self._precision():
-                loss = functional.cross_entropy(self.model(images), labels, reduction="sum") / len(indices)
-            self.scaler.scale(loss).backward()
+            with self.group.accumulating(self._replica, is_last=number == len(parts)):
+                with self._precision():
+                    loss = functional.cross_entropy(self._replica(images), labels, reduction="sum") / len(share)
+                self.scaler.scale(loss).backward()
             self._loss_sum += loss.detach()
 
     def largest_that_fits(self, images: int) -> int:
@@ -327,6 +416,10 @@ class Training:
 
     def _failure(self, error: Exception, where: str, images: int) -> Exception:
         """What to raise for an error of the network: `OutOfMemory`, or a `UserError` that says where it happened."""
+        if isinstance(error, WorkerLost):
+            return error
+        if self.group.count > 1 and is_lost(error):
+            return WorkerLost(error)
         if _is_out_of_memory(error):
             return OutOfMemory(images, where, _reason(error))
         return UserError(
@@ -339,7 +432,7 @@ class Training:
             self.data.train_images[:TRAIN_ACCURACY_IMAGES], self.data.train_labels[:TRAIN_ACCURACY_IMAGES]
         )
         accuracy, test_loss = self.evaluate(self.data.test_images, self.data.test_labels)
-        noise = self.measure_noise_scale()
+        noise = self.measure_noise_scale() if self.group.rank == 0 else None  # the others wait for its record
         return Record(
             batch_size=self.experiment.batch_size,
             epoch=epoch,
@@ -408,18 +501,23 @@ class Training:
         return None
 
     def evaluate(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
-        """Accuracy in 0-1 and mean cross-entropy of uint8 images `(n, h, w, c)`, with the network in eval mode."""
+        """Accuracy in 0-1 and mean cross-entropy of uint8 images `(n, h, w, c)`, with the network in eval mode.
+
+        Several workers share the images out.
+        """
         self.model.eval()
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         loss = torch.zeros((), dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
-        size = self.images_at_once["evaluation"]
+        size, own = self.images_at_once["evaluation"], self.group.share(len(labels))
         try:
             with torch.inference_mode():
-                for part, target in zip(images.split(size), labels.split(size), strict=True):
+                for part, target in zip(images[own].split(size), labels[own].split(size), strict=True):
                     with self._precision():
                         logits = self.model(self.data.normalised(part))
                         loss += functional.cross_entropy(logits, target, reduction="sum").to(loss)
                     correct += (logits.argmax(dim=1) == target).sum()
+                self.group.summed(correct)
+                self.group.summed(loss)
         except Exception as error:
             raise self._failure(error, "evaluation", size) from error
         return correct.item() / len(labels), loss.item() / len(labels)
@@ -439,17 +537,20 @@ class Training:
         )
 
     def _clock(self) -> float:
-        """Seconds on a monotonic clock, once the device has done all that was asked of it."""
+        """Seconds on a monotonic clock, once the device, and the slowest worker, has done all that was asked of it."""
         if self.device.type in ("cuda", "mps"):
             getattr(torch, self.device.type).synchronize()
+        self.group.wait()
         return time.perf_counter()
 
     def _pause(self, started: float) -> float:
-        """Add the training time since `started` to the epoch and the run."""
-        now = self._clock()
-        self._epoch_time += now - started
-        self.running_time += now - started
-        return now
+        """Add the training time since `started` to the epoch and the run, and what each worker has to the total."""
+        seconds = self._clock() - started
+        self._epoch_time += seconds
+        self.running_time += seconds
+        self._statistics.add_up()
+        self.group.summed(self._loss_sum).div_(self.group.count)
+        return seconds
 
 
 def _require_precision(precision: str, device: torch.device) -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from batchscale import datasets, noise_scale, training
 from batchscale.experiment import Experiment, UserError
-from batchscale.randomness import epoch_seed, permutation, seed_generators
+from batchscale.randomness import epoch_seed, micro_batch_seed, permutation, seed_generators
 from batchscale.training import Training, build_model, select_device
 from models import CNN
 
@@ -77,7 +77,9 @@ def plain_loop(data, model, *, updates, size, rate, seed=0, micro=None, weight_d
         optimizer.param_groups[0]["lr"] = rate(update)
         optimizer.zero_grad()
         batch = order[update * size : (update + 1) * size]
-        for start in range(0, size, micro or size):
+        for number, start in enumerate(range(0, size, micro or size), start=1):
+            if micro:
+                torch.manual_seed(micro_batch_seed(seed, update, number))
             part = batch[start : start + (micro or size)]
             loss = functional.cross_entropy(model(images[part]), data.train_labels[part]) * len(part) / size
             loss.backward()

@@ -1,0 +1,264 @@
+"""Several processes that train one experiment against one process, and what happens when one of them dies."""
+
+import contextlib
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from workers import together
+
+from batchscale import datasets, training
+from batchscale.distributed import Group, RunningStatistics, WorkerLost, is_lost
+from batchscale.experiment import Experiment, UserError
+from batchscale.records import load
+from batchscale.training import Training
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+
+PROJECT = Path(__file__).resolve().parents[1]
+TIMES = {"running_time": 0, "epoch_time": 0, "images_per_second": 0}
+
+
+def experiment(**fields) -> Experiment:
+    return Experiment(**{"batch_size": 24, "dataset": "digits", "width": 0.25, "epochs": 1, "device": "cpu", **fields})
+
+
+@given(length=st.integers(0, 20_000), count=st.integers(1, 64))
+def test_shares_lose_and_repeat_nothing(length, count):
+    places = range(length)
+    shares = [places[Group(rank, count).share(length)] for rank in range(count)]
+    assert [place for share in shares for place in share] == list(places)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+# 62 updates of 24 images
+
+
+def train(group: Group, run_of: Experiment, file: Path, pulse: float) -> None:
+    training.PULSE_SECONDS = pulse
+    run, shown = Training(run_of, datasets.load("digits"), group=group), []
+    rows = list(run.records(shown.append if group.rank == 0 else None))
+    if group.rank == 0:
+        torch.save({"rows": [vars(row) for row in rows], "state": run.state_dict()}, file)
+        assert [progress.images for progress in shown] == sorted({progress.images for progress in shown})
+        assert len(shown) > 1
+
+
+@pytest.mark.parametrize(
+    ("count", "pulse", "model", "tolerance"), [(2, 0.1, "models:CNN", 1e-5), (3, 0, "networks:InDouble", 1e-9)]
+)
+def test_weights_and_accuracy_equal_those_of_one_process(tmp_path, count, pulse, model, tolerance):
+    """That takes micro-batches of the workers' size; statistics of batch norm and dropout included.
+
+    Three float32 gradients are rounded differently in another order, and the kinks of ReLU and max-pooling do the rest.
+    """
+    run_of = experiment(lr_scaling="linear", warmup="gradual", warmup_epochs=0.5, model=model)
+    together(count, train, run_of, tmp_path / "group.pt", pulse)
+    group = torch.load(tmp_path / "group.pt", weights_only=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = Training(replace(run_of, micro_batch_size=24 // count), datasets.load("digits"))
+    (row,) = alone.records()
+    torch.set_num_threads(threads)
+    assert alone.updates == group["state"]["updates"] == 62
+    for (name, ours), theirs in zip(alone.model.state_dict().items(), group["state"]["model"].values(), strict=True):
+        torch.testing.assert_close(theirs, ours, atol=tolerance, rtol=10 * tolerance if "running" in name else 0)
+    assert group["rows"][0]["accuracy"] == row.accuracy
+    assert group["rows"][0]["train_loss"] == pytest.approx(row.train_loss, rel=1e-4)
+    assert group["rows"][0]["noise_scale"] == pytest.approx(row.noise_scale, rel=1e-2)
+    assert group["state"]["ghost_batches"] == [(0, 24 // count)]
+
+
+def count_evaluated(group: Group, file: Path) -> None:
+    """A network whose class is the label that is written into the image's first pixel."""
+    data = datasets.load("digits")
+    images = data.test_images.clone()
+    labels = torch.arange(297) % 10
+    images[:, 0, 0, 0] = labels.to(torch.uint8)
+    labels[::3] = (labels[::3] + 1) % 10  # 99 of 297 wrong
+    data = replace(data, test_images=images, test_labels=labels, mean=torch.zeros(3), std=torch.ones(3))
+
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unused = nn.Parameter(torch.zeros(1))
+
+        def forward(self, images):
+            return nn.functional.one_hot(images[:, 0, 0, 0].long(), 10).float()
+
+    run = Training(experiment(), data, model=Reads(), group=group)
+    accuracy, loss = run.evaluate(data.test_images, data.test_labels)
+    if group.rank == 1:
+        torch.save([accuracy, loss], file)
+
+
+def test_evaluation_is_shared_out_exactly(tmp_path):
+    together(4, count_evaluated, tmp_path / "evaluated.pt")
+    accuracy, loss = torch.load(tmp_path / "evaluated.pt")
+    assert accuracy == 198 / 297
+    right = torch.tensor([1.0] + [0.0] * 9).log_softmax(0)
+    assert loss == pytest.approx(-(2 * right[0] + right[1]).item() / 3, rel=1e-6)
+
+
+class Sums(Group):
+    """Worker of a group in one process: what is summed is kept, to be added by hand."""
+
+    def __init__(self, rank, count):
+        super().__init__(rank, count)
+        self.given = []
+
+    def summed(self, values):
+        self.given.append(values.clone())
+        return values
+
+
+def test_running_statistics_are_those_of_all_micro_batches_in_turn():
+    generator = torch.Generator().manual_seed(0)
+    batches = torch.randn(5, 3, 2, 8, 4, generator=generator)  # update, worker, micro-batch, image, channel
+    alone = nn.BatchNorm1d(4, momentum=0.3)
+    alone(torch.randn(8, 4, generator=generator))
+    groups = [Sums(rank, 3) for rank in range(3)]
+    norms = [copy.deepcopy(alone) for _ in groups]
+    for update in batches:
+        for micro_batch in update.flatten(0, 1):
+            alone(micro_batch)
+    for rank, (group, norm) in enumerate(zip(groups, norms, strict=True)):
+        statistics = RunningStatistics(norm, group)
+        statistics.part()
+        for update in batches:
+            statistics.before_update(micro_batches=2)
+            for micro_batch in update[rank]:
+                norm(micro_batch)
+        statistics.add_up()
+    for place, expected in enumerate((alone.running_mean, alone.running_var, alone.num_batches_tracked)):
+        torch.testing.assert_close(sum(group.given[place] for group in groups), expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "group", "message"),
+    [
+        ({"batch_size": 25}, Group(0, 2), "batch_size is 25 but there are 2 workers; it must be a multiple"),
+        ({"device": "cuda:0"}, Group(1, 2), "more workers; take --nproc-per-node 1"),
+        ({"device": "mps"}, Group(0, 2), "device is mps, on which several workers cannot train; try --device cpu"),
+    ],
+)
+def test_workers_that_cannot_share(monkeypatch, fields, group, message):
+    monkeypatch.setattr(training, "select_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=message):
+        Training(experiment(**fields), datasets.load("digits"), group=group)
+
+
+def test_cumulative_averages_cannot_be_shared():
+    with pytest.raises(UserError, match="momentum=None, which several workers cannot share"):
+        RunningStatistics(nn.BatchNorm1d(3, momentum=None), Group(0, 2))
+
+
+def test_a_lost_connection_is_told_from_other_errors():
+    error = RuntimeError(
+        "[third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:57. This is"
+    )
+    assert is_lost(error)
+    assert str(WorkerLost(error)).startswith("a worker is gone (Connection closed by peer [127.0.0.1]:57); start again")
+    assert not is_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+# ... and the whole program, as torchrun starts it
+
+RUN = ["train", "--dataset", "digits", "--width", "0.25", "--batch-size", "24", "--device", "cpu"]
+
+
+@contextlib.contextmanager
+def torchrun(count: int, *arguments: str, log: Path, **environment: str):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*command, "-m", "batchscale", *arguments],
+            cwd=PROJECT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def ranks(process: subprocess.Popen) -> dict[int, int]:
+    """Process number of every worker, by rank."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            variables = dict(part.split(b"=", 1) for part in path.read_bytes().split(b"\0") if b"=" in part)
+            parent = int(Path(path.parent, "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == process.pid and b"RANK" in variables:
+                found[int(variables[b"RANK"])] = int(path.parent.name)
+    return found
+
+
+def until_saved(process: subprocess.Popen, folder: Path) -> None:
+    deadline = time.monotonic() + 100
+    while not list(folder.glob("*.csv")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
+def test_killed_stopped_and_gone_on_with_by_other_numbers_of_workers(tmp_path):
+    """Two workers, one of which is killed; two, until Ctrl-C; then one process. As if one had trained all of it."""
+    log, records = tmp_path / "log", tmp_path / "records"
+    flags = [*RUN, "--data-dir", str(records), "--epochs", "12"]
+    with torchrun(2, *flags, log=log) as process:
+        until_saved(process, records)
+        os.kill(ranks(process)[1], signal.SIGKILL)
+        assert process.wait(100) != 0
+    said = [line for line in log.read_text().splitlines() if line.startswith("error:")]
+    assert len(said) == 1
+    assert "a worker is gone (" in said[0]
+    assert "start again" in said[0]
+    before = len(load(records))
+    assert 1 <= before < 12
+    with torchrun(2, *flags, log=log) as process:
+        while len(load(records)) <= before:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(100) != 0
+    assert "stopped; everything is saved: start again to go on" in log.read_text(), log.read_text()
+    assert len(load(records)) < 12
+    alone = [sys.executable, "-m", "batchscale", *flags]
+    subprocess.run(alone, cwd=PROJECT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+    rows = load(records)
+    assert len(rows) == 12
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    expected = Training(experiment(epochs=12, micro_batch_size=12), datasets.load("digits"))
+    for (_, ours), theirs in zip(rows.iterrows(), expected.records(), strict=True):
+        assert ours["accuracy"] == pytest.approx(theirs.accuracy, abs=2 / 297)
+        assert ours["test_loss"] == pytest.approx(theirs.test_loss, rel=0.02)
+    torch.set_num_threads(threads)
+
+
+def test_refused_in_one_line(tmp_path):
+    log = tmp_path / "log"
+    with torchrun(2, *RUN[:-4], "--batch-size", "25", "--data-dir", str(tmp_path), log=log) as process:
+        assert process.wait(100) != 0
+    assert [line for line in log.read_text().splitlines() if line.startswith("error:")] == [
+        "error: baseline_small B=25 seed 0: batch_size is 25 but there are 2 workers; it must be a multiple of "
+        "their number"
+    ]

@@ -5,8 +5,8 @@
     print(text(result, width=80))
 
 Updates and the compute time of a step are those on record; a worker is whatever trained them. Workers compute their
-shares of a minibatch at the same time, then exchange gradients in a ring, and nothing overlaps. Pure functions: no
-files, no clock.
+shares of a minibatch at the same time, then exchange gradients in a ring, and nothing overlaps. Assumption: as many
+updates are needed when batch norm sees a worker's share, B/N images, in place of B. Pure functions: no files, no clock.
 """
 
 import math
@@ -92,16 +92,17 @@ def seconds_per_update(records: pd.DataFrame) -> pd.Series:
 def compute_seconds(images: float, steps: pd.Series) -> float:
     """Time of an update for a worker that has `images` images of its minibatch.
 
-    Linear between the recorded batch sizes. Below the smallest, the line through the two smallest goes on, but never
-    below the time in proportion to the images (no worker is more efficient with fewer) nor above that of the smallest.
+    Linear between the recorded batch sizes, where one that took longer than a larger one counts as taking as long: it
+    could have been padded, and what disturbs a measurement makes it longer. Below the smallest, the line through the
+    two smallest goes on, but never below the time in proportion to the images: no worker is more efficient with fewer.
 
     Args:
         images: at most the largest batch size of `steps`.
         steps: of `seconds_per_update`, at two batch sizes or more.
     """
-    sizes, seconds = steps.index.to_numpy(dtype=float), steps.to_numpy()
+    sizes, seconds = steps.index.to_numpy(dtype=float), np.minimum.accumulate(steps.to_numpy()[::-1])[::-1]
     slope = (seconds[1] - seconds[0]) / (sizes[1] - sizes[0])
-    overhead = np.clip(seconds[0] - slope * sizes[0], 0, seconds[0])
+    overhead = max(0, seconds[0] - slope * sizes[0])
     return float(np.interp(images, [0, *sizes], [overhead, *seconds]))
 
 

@@ -133,14 +133,20 @@ def test_compute_seconds():
     assert compute_seconds(4, steps) == pytest.approx(0.8)  # the line of 0.05 an image goes on
     # A worker is not more efficient with fewer images, nor slower than with more.
     assert compute_seconds(4, pd.Series({8: 1.0, 16: 3.0})) == pytest.approx(0.5)
-    assert compute_seconds(4, pd.Series({8: 1.0, 16: 0.9})) == pytest.approx(1.0)
+    disturbed = pd.Series({8: 1.0, 16: 1.7, 32: 1.4, 64: 3.0})
+    assert [compute_seconds(images, disturbed) for images in (8, 16, 24, 32)] == pytest.approx([1, 1.4, 1.4, 1.4])
 
 
-@given(st.integers(1, 1024), st.integers(1, 1024))
-def test_compute_seconds_grow_with_the_images(one, other):
-    fewer, more = sorted((one, other))
-    assert compute_seconds(fewer, STEPS) <= compute_seconds(more, STEPS)
-    assert compute_seconds(one, STEPS) == pytest.approx(0.004 + 0.00002 * one)
+@given(st.integers(1, 1024))
+def test_compute_seconds_of_a_step_with_overhead(images):
+    assert compute_seconds(images, STEPS) == pytest.approx(0.004 + 0.00002 * images)
+
+
+@given(st.lists(st.floats(1e-6, 1e3), min_size=2, max_size=6), st.integers(1, 64), st.integers(1, 64))
+def test_compute_seconds_grow_with_the_images_whatever_was_measured(seconds, one, other):
+    steps = pd.Series(seconds, index=[2 ** (power + 1) for power in range(len(seconds))])
+    fewer, more = (min(images, int(steps.index[-1])) for images in sorted((one, other)))
+    assert 0 <= compute_seconds(fewer, steps) <= compute_seconds(more, steps) * (1 + 1e-9)
 
 
 def test_times_to_target_by_hand():

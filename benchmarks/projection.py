@@ -30,14 +30,10 @@ def train(folder: Path, workers: int, size: int, seed: int, settings: list[str])
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)] if workers > 1 else []
     which = ["--name", f"of_{workers}", "--batch-size", str(size), "--seed", str(seed), "--data-dir", str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
-    subprocess.run(
-        [sys.executable, *several, "-m", "batchscale", "train", *which, "--device", "cpu", *settings],
-        cwd=PROJECT,
-        env=environment,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command = [sys.executable, *several, "-m", "batchscale", "train", *which, "--device", "cpu", *settings]
+    ended = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
+    if ended.returncode:
+        raise SystemExit(ended.stderr)
 
 
 def main() -> None:

@@ -375,26 +375,3 @@ def test_command_on_an_empty_folder(tmp_path, capsys):
         "Missing: there are no records of large minibatches",
         "Missing: no target: there is no threshold, and none was given",
     ]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "Missing from python -m batchscale project: DIR"),
-        (["{}/missing"], "there is no folder {}/missing; name the one that holds the CSVs"),
-        (["{}", "--target", "76"], "target is 76.0; it must be a fraction, above 0 and at most 1"),
-        (["{}", "--latency", "1"], "latency and bandwidth belong together; give both, or neither"),
-        (["{}", "--latency", "-1", "--bandwidth", "1"], "latency is -1.0; it must be a number of microseconds, 0 or"),
-        (["{}", "--latency", "inf", "--bandwidth", "1"], "latency is inf"),
-        (["{}", "--latency", "1", "--bandwidth", "0"], "bandwidth is 0.0; it must be a number of Gbit/s, above 0"),
-        (["{}", "--latency", "1", "--bandwidth", "nan"], "bandwidth is nan"),
-        (["{}", "--parameters", "0"], "parameters is 0; it must be at least 1"),
-        (["{}", "--figure", "{}/a.docx"], "a.docx cannot be written (Format 'docx' is not supported"),
-        (["{}", "--figure", "{}/missing/a.png"], "a.png cannot be written ([Errno 2] No such file or directory"),
-    ],
-)
-def test_command_errors_are_one_line(arguments, message, capsys, tmp_path):
-    assert cli.main(["project", *(argument.replace("{}", str(tmp_path)) for argument in arguments)]) == 2
-    captured = capsys.readouterr()
-    assert message.replace("{}", str(tmp_path)) in captured.err
-    assert captured.err.count("\n") == 1

@@ -22,7 +22,16 @@ from typing import Annotated, Literal
 
 import tyro
 
-from batchscale.experiment import LARGE_BATCH_SIZES, MODES, SMALL_BATCH_SIZES, Experiment, UserError, first_line, study
+from batchscale.experiment import (
+    LARGE_BATCH_SIZES,
+    MODES,
+    SMALL_BATCH_SIZES,
+    Experiment,
+    UserError,
+    first_line,
+    shard,
+    study,
+)
 from batchscale.progress import under_torchrun
 
 
@@ -59,13 +68,13 @@ class Settings(Experiment):
             del settings[key]
         return study(name, batch_sizes, seeds, **{key: value for key, value in settings.items() if value != "by-name"})
 
-    def run(self, experiments: list[Experiment], workers: int = 1) -> None:
+    def run(self, experiments: list[Experiment], **how) -> None:
         """Train what is not recorded."""
         from batchscale import sweeps
 
         places = {name: getattr(self, name) for name in ("data_dir", "data_root", "scratch_dir")}
         choices = {name: getattr(self, name) for name in ("when_locked", "on_out_of_memory", "save_seconds")}
-        sweeps.run(experiments, workers=workers, **places, **choices)
+        sweeps.run(experiments, **how, **places, **choices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,21 +99,32 @@ class Sweep(Settings):
     """all runs of the first seed, then of the next"""
     workers: int = 1
     """processes that train at the same time, the cores shared out among them"""
+    shard: str | None = None
+    """i/n: only the i-th of n parts, from 1/n to n/n, which together are exactly the sweep; for array jobs"""
+    engine: Literal["processes", "ray"] = "processes"
+    """processes of this machine, or the machines of a Ray cluster (pip install "batchscale[ray]")"""
+    gpus_per_run: float = 0
+    """with ray: GPUs that are reserved for a run; 0.5: two runs share one, 0: a run sees none"""
+    cores_per_run: int = 1
+    """with ray: cores that are reserved for a run, and threads it computes with"""
+    ray_address: str | None = None
+    """of the cluster; None: RAY_ADDRESS, or the cluster this machine belongs to, or one of this machine alone"""
     name: tyro.conf.Suppress[str] = ""
     batch_size: tyro.conf.Suppress[int] = 0
     seed: tyro.conf.Suppress[int] = 0
 
     def __call__(self) -> None:
         sizes = {name: self.small if name == "baseline_small" else self.large for name in self.names}
-        self.run(
-            [
-                experiment
-                for seed in self.seeds
-                for name in self.names
-                for experiment in self.experiments(name, sizes[name], (seed,))
-            ],
-            self.workers,
-        )
+        experiments = [
+            experiment
+            for seed in self.seeds
+            for name in self.names
+            for experiment in self.experiments(name, sizes[name], (seed,))
+        ]
+        if self.shard is not None:
+            experiments = shard(experiments, self.shard)
+        how = ("workers", "engine", "gpus_per_run", "cores_per_run", "ray_address")
+        self.run(experiments, **{name: getattr(self, name) for name in how})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,7 +82,8 @@ class Experiment:
     micro_batch_size: int | None = None
     """images in memory at once: gradients are summed over micro-batches; batch norm then sees these. None: no split"""
     precision: Precision = "fp32"
-    """fp32, or autocast to bf16 (GPUs since Ampere) or fp16 (older ones, as Colab's T4), whose loss is scaled"""
+    """fp32 (TF32 on GPUs that have it), or autocast to bf16 (GPUs since Ampere) or fp16 (older ones, as Colab's T4),
+    whose loss is scaled"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps; auto takes a GPU if there is one"""
 
@@ -192,6 +193,25 @@ def study(name: str, batch_sizes: Iterable[int], seeds: Iterable[int] = (0,), **
     mode = MODES.get(name, {}) | settings
     batch_sizes = list(batch_sizes)
     return [Experiment(name=name, batch_size=size, seed=seed, **mode) for seed in seeds for size in batch_sizes]
+
+
+def shard(experiments: Iterable[Experiment], which: str) -> list[Experiment]:
+    """One of n parts of a list, for an array of n jobs that know nothing of each other: `which` is i/n, 1/n to n/n.
+
+    All parts together are exactly the list, each experiment is in one of them, and each part is in the list's order.
+    They are dealt out by batch size: a smaller one makes more updates and takes longer. Where that is so, no part takes
+    longer than another by more than the longest run.
+
+    Raises:
+        UserError: `which` is not of that form.
+    """
+    numbers = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", which)
+    part, parts = map(int, numbers.groups()) if numbers else (0, 0)
+    if not 1 <= part <= parts:
+        raise UserError(f"shard is {which!r}; it must be i/n with i from 1 to n, as in 1/8 to 8/8")
+    experiments = list(dict.fromkeys(experiments))
+    mine = set(sorted(experiments, key=lambda experiment: experiment.batch_size)[part - 1 :: parts])
+    return [experiment for experiment in experiments if experiment in mine]
 
 
 def first_line(error: BaseException) -> str:

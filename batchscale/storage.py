@@ -157,6 +157,18 @@ def _holder(path: Path) -> str:
         return "another process"
 
 
+def forget_dead(path: Path, process: int, machine: str) -> None:
+    """Remove the lock file of a process that died with its machine, if nothing else would ever free it.
+
+    That is so where the file system knows no locks and filelock leaves a file that names process and machine. Where it
+    does, the lock went with the process, and the file, which then says who held it, is left alone.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        number, name, *_ = [*path.read_text(encoding="utf-8").split("\n"), ""]
+        if (number, name.partition("?")[0]) == (str(process), machine):  # filelock adds ?namespace in a container
+            path.unlink()
+
+
 def scratch_of(data_dir: Path, scratch_dir: Path | None) -> Path | None:
     """Folder in which the files of a run are written before they are copied to `data_dir`; None: there directly.
 

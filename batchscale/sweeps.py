@@ -40,6 +40,7 @@ WAIT_SECONDS = 0.5  # between two looks at a run that another process is trainin
 
 WhenLocked = Literal["wait", "leave"]
 OnOutOfMemory = Literal["split", "stop"]
+Engine = Literal["processes", "ray"]
 Report = Callable[[str, Experiment, object], None]
 
 
@@ -92,6 +93,10 @@ def run(
     data_dir: str | os.PathLike = "data",
     data_root: str | os.PathLike | None = None,
     workers: int = 1,
+    engine: Engine = "processes",
+    gpus_per_run: float = 0,
+    cores_per_run: int = 1,
+    ray_address: str | None = None,
     scratch_dir: str | os.PathLike | None = None,
     when_locked: WhenLocked = "wait",
     on_out_of_memory: OnOutOfMemory = "split",
@@ -104,6 +109,10 @@ def run(
         data_dir: folder of the records; made if it is missing.
         data_root: folder of the images, see `datasets.load`.
         workers: processes that train at the same time; the cores are shared out among them.
+        engine: `processes` of this machine, or `ray` for the machines of a Ray cluster, see `cluster`.
+        gpus_per_run, cores_per_run: what Ray reserves for a run; it computes with that many threads, and without a GPU
+            it sees none.
+        ray_address: of the cluster, see `cluster.work`.
         scratch_dir: write the files of a run here first and copy them to `data_dir` after each epoch, in the
             background; what is newer and whole in either is gone on from. For a `data_dir` that is slow or may vanish.
             None: write to `data_dir` directly, but on Colab, if that is on Google Drive, to a folder beside it.
@@ -122,17 +131,27 @@ def run(
     experiments = list(dict.fromkeys(experiments))
     if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
         raise UserError(f"workers is {workers!r}; it must be a whole number of at least 1")
-    if workers > 1 and under_torchrun():
-        raise UserError(f"workers is {workers} under torchrun, whose processes train each run together; leave it out")
+    if (workers > 1 or engine != "processes") and under_torchrun():
+        raise UserError(
+            f"workers is {workers} and engine {engine} under torchrun, whose processes train each run together; "
+            f"leave them out"
+        )
     if not (isinstance(save_seconds, Real) and 0 <= save_seconds < math.inf):
         raise UserError(f"save_seconds is {save_seconds!r}; it must be a number of at least 0")
     for name, value, kind in (
         ("when_locked", when_locked, WhenLocked),
         ("on_out_of_memory", on_out_of_memory, OnOutOfMemory),
+        ("engine", engine, Engine),
     ):
         if value not in get_args(kind):
             raise UserError(f"{name} is {value!r}; it must be {' or '.join(get_args(kind))}")
     data_dir, scratch = _places(data_dir, scratch_dir)
+    if engine == "ray":
+        from batchscale import cluster
+
+        cluster.require(workers=workers, gpus_per_run=gpus_per_run, cores_per_run=cores_per_run, scratch=scratch)
+    elif (gpus_per_run, cores_per_run, ray_address) != (0, 1, None):
+        raise UserError("gpus_per_run, cores_per_run and ray_address are for engine ray but it is processes; take ray")
     setting = _Setting(
         data_dir=data_dir,
         data_root=data_root,
@@ -151,7 +170,10 @@ def run(
         _require_images(todo, data_root)
         with Display(len(todo)) as display, _signals(signal.SIGINT, signal.SIGTERM) as stop:
             is_lost = False
-            if min(workers, len(todo)) == 1:
+            if engine == "ray":
+                resources = {"gpus_per_run": gpus_per_run, "cores_per_run": cores_per_run}
+                failures = cluster.work(todo, setting, display.show, stop, address=ray_address, **resources)
+            elif min(workers, len(todo)) == 1:
                 process = _Process(setting, display.show, stop)
                 failures = process.work(todo)
                 is_lost = process.group.is_out_of_step  # torchrun then stops the workers that are left
@@ -238,12 +260,15 @@ def _signals(*numbers: int, parent: Connection | None = None) -> Iterator[_Stop]
 
 
 class _Process:
-    """A process that trains: it takes the experiments that nobody else has, one after another."""
+    """A process that trains: it takes the experiments that nobody else has, one after another.
 
-    def __init__(self, setting: _Setting, report: Report, stop: _Stop):
-        self.setting, self.report, self.stop = setting, report, stop
+    `data` is the data set of all of them, if it is there already; None: it is loaded by its name.
+    """
+
+    def __init__(self, setting: _Setting, report: Report, stop: _Stop, data=None):
         from batchscale import distributed
 
+        self.setting, self.report, self.stop, self.data = setting, report, stop, data
         self.group = distributed.group()
         self.copies: Copies | None = None
 
@@ -314,7 +339,7 @@ class _Process:
         from batchscale import datasets
         from batchscale.training import OutOfMemory, Training, free_memory
 
-        data = datasets.load(experiment.dataset, self.setting.data_root)
+        data = self.data or datasets.load(experiment.dataset, self.setting.data_root)
         images_at_once = {}
         while True:
             try:

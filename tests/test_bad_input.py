@@ -130,6 +130,9 @@ BAD = [
         2,
         "batch_size is 129 but digits",
     ),
+    (None, ["sweep", *TRAIN[1:], "--shard", "0/4"], 2, "shard is '0/4'; it must be i/n with i from 1 to n"),
+    (None, ["sweep", *TRAIN[1:], "--gpus-per-run", "1"], 2, "are for engine ray but it is processes; take ray"),
+    (None, ["sweep", *TRAIN[1:], "--engine", "cloud"], 2, "invalid choice 'cloud'"),
     # networks
     (None, [*TRAIN, "--batch-size", "8", "--model", "models"], 2, "it must have the form module:name"),
     (None, [*TRAIN, "--batch-size", "8", "--model", "nowhere:CNN"], 2, "nowhere cannot be imported; start from the"),

@@ -27,7 +27,7 @@ def test_help_needs_no_torch(command):
     """That is what makes it quick; the time itself is measured in benchmarks."""
     code = (
         "import sys\nfrom batchscale.cli import main\ntry:\n    main(sys.argv[1:])\n"
-        "finally:\n    assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules)"
+        "finally:\n    assert not {'torch', 'pandas', 'matplotlib', 'ray'} & set(sys.modules)"
     )
     shown = subprocess.run(
         [sys.executable, "-c", code, *command, "--help"], cwd=PROJECT, capture_output=True, text=True, check=False
@@ -105,7 +105,7 @@ def commanded(*arguments) -> list:
     """The experiments that a command would run."""
     command = cli._parse(list(arguments))
     ran = []
-    object.__setattr__(command, "run", lambda experiments, workers=1: ran.extend(experiments))
+    object.__setattr__(command, "run", lambda experiments, **how: ran.extend(experiments))
     command()
     return ran
 
@@ -131,6 +131,13 @@ def test_sweep_is_the_study():
     assert len(runs) == 10
     assert {run.epochs for run in runs} == {7}
     assert runs[4].warmup == "gradual"
+
+
+def test_shards_of_a_sweep_are_the_sweep():
+    sweep = ["sweep", "--small", "2", "4", "--large", "128", "--seeds", "0", "1"]
+    shards = [commanded(*sweep, "--shard", f"{i}/3", "--workers", "2") for i in (1, 2, 3)]
+    assert [len(part) for part in shards] == [4, 3, 3]
+    assert {run for part in shards for run in part} == set(commanded(*sweep))
 
 
 @pytest.mark.parametrize(

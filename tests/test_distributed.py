@@ -49,34 +49,52 @@ def train(group: Group, run_of: Experiment, file: Path, pulse: float) -> None:
     run, shown = Training(run_of, datasets.load("digits"), group=group), []
     rows = list(run.records(shown.append if group.rank == 0 else None))
     if group.rank == 0:
-        torch.save({"rows": [vars(row) for row in rows], "state": run.state_dict()}, file)
-        assert [progress.images for progress in shown] == sorted({progress.images for progress in shown})
-        assert len(shown) > 1
+        losses = {progress.images: progress.loss for progress in shown}
+        torch.save({"rows": [vars(row) for row in rows], "state": run.state_dict(), "losses": losses}, file)
 
 
 @pytest.mark.parametrize(
-    ("count", "pulse", "model", "tolerance"), [(2, 0.1, "models:CNN", 1e-5), (3, 0, "networks:InDouble", 1e-9)]
+    ("count", "pulse", "micro", "tolerance", "fields"),
+    [
+        (2, 0.1, 12, 1e-5, {}),
+        (3, 0, 4, 1e-9, {"model": "networks:InDouble", "micro_batch_size": 4, "train_size": 480}),
+    ],
 )
-def test_weights_and_accuracy_equal_those_of_one_process(tmp_path, count, pulse, model, tolerance):
+def test_weights_and_accuracy_equal_those_of_one_process(tmp_path, monkeypatch, count, pulse, micro, tolerance, fields):
     """That takes micro-batches of the workers' size; statistics of batch norm and dropout included.
 
     Three float32 gradients are rounded differently in another order, and the kinks of ReLU and max-pooling do the rest.
     """
-    run_of = experiment(lr_scaling="linear", warmup="gradual", warmup_epochs=0.5, model=model)
+    run_of = experiment(lr_scaling="linear", warmup="gradual", warmup_epochs=0.5, **fields)
     together(count, train, run_of, tmp_path / "group.pt", pulse)
     group = torch.load(tmp_path / "group.pt", weights_only=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    alone = Training(replace(run_of, micro_batch_size=24 // count), datasets.load("digits"))
-    (row,) = alone.records()
+    monkeypatch.setattr(training, "PULSE_SECONDS", 0)
+    alone, losses = Training(replace(run_of, micro_batch_size=micro), datasets.load("digits")), {}
+    (row,) = alone.records(lambda progress: losses.update({progress.images: progress.loss}))
     torch.set_num_threads(threads)
-    assert alone.updates == group["state"]["updates"] == 62
+    assert alone.updates == group["state"]["updates"] == (20 if fields else 62)
+    assert len(group["losses"]) == 19 if pulse == 0 else 1 < len(group["losses"]) < 61
+    assert group["losses"] == pytest.approx({images: losses[images] for images in group["losses"]}, rel=1e-5)
     for (name, ours), theirs in zip(alone.model.state_dict().items(), group["state"]["model"].values(), strict=True):
         torch.testing.assert_close(theirs, ours, atol=tolerance, rtol=10 * tolerance if "running" in name else 0)
     assert group["rows"][0]["accuracy"] == row.accuracy
     assert group["rows"][0]["train_loss"] == pytest.approx(row.train_loss, rel=1e-4)
     assert group["rows"][0]["noise_scale"] == pytest.approx(row.noise_scale, rel=1e-2)
-    assert group["state"]["ghost_batches"] == [(0, 24 // count)]
+    assert group["state"]["ghost_batches"] == [(0, micro)]
+
+
+def test_gone_on_with_by_more_workers_and_by_fewer():
+    data = datasets.load("digits")
+    alone = Training(experiment(), data)
+    alone.updates = 30
+    pair = Training(experiment(), data, group=Group(1, 2))
+    pair.load_state_dict(copy.deepcopy(alone.state_dict()))
+    assert pair.micro_batch_size == 12
+    assert pair.ghost_batches == [(0, 24), (30, 12)]
+    alone.load_state_dict(copy.deepcopy(pair.state_dict()))
+    assert alone.micro_batch_size == 12
 
 
 def count_evaluated(group: Group, file: Path) -> None:
@@ -222,7 +240,7 @@ def until_saved(process: subprocess.Popen, folder: Path) -> None:
 def test_killed_stopped_and_gone_on_with_by_other_numbers_of_workers(tmp_path):
     """Two workers, one of which is killed; two, until Ctrl-C; then one process. As if one had trained all of it."""
     log, records = tmp_path / "log", tmp_path / "records"
-    flags = [*RUN, "--data-dir", str(records), "--epochs", "12"]
+    flags = [*RUN, "--data-dir", str(records), "--epochs", "8"]
     with torchrun(2, *flags, log=log) as process:
         until_saved(process, records)
         os.kill(ranks(process)[1], signal.SIGKILL)
@@ -232,7 +250,7 @@ def test_killed_stopped_and_gone_on_with_by_other_numbers_of_workers(tmp_path):
     assert "a worker is gone (" in said[0]
     assert "start again" in said[0]
     before = len(load(records))
-    assert 1 <= before < 12
+    assert 1 <= before < 8
     with torchrun(2, *flags, log=log) as process:
         while len(load(records)) <= before:
             assert process.poll() is None, log.read_text()
@@ -240,14 +258,14 @@ def test_killed_stopped_and_gone_on_with_by_other_numbers_of_workers(tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(100) != 0
     assert "stopped; everything is saved: start again to go on" in log.read_text(), log.read_text()
-    assert len(load(records)) < 12
+    assert len(load(records)) < 8
     alone = [sys.executable, "-m", "batchscale", *flags]
     subprocess.run(alone, cwd=PROJECT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
     rows = load(records)
-    assert len(rows) == 12
+    assert len(rows) == 8
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    expected = Training(experiment(epochs=12, micro_batch_size=12), datasets.load("digits"))
+    expected = Training(experiment(epochs=8, micro_batch_size=12), datasets.load("digits"))
     for (_, ours), theirs in zip(rows.iterrows(), expected.records(), strict=True):
         assert ours["accuracy"] == pytest.approx(theirs.accuracy, abs=2 / 297)
         assert ours["test_loss"] == pytest.approx(theirs.test_loss, rel=0.02)

@@ -6,6 +6,8 @@ from dataclasses import FrozenInstanceError, asdict, replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchscale.experiment import (
     COLUMNS,
@@ -14,6 +16,7 @@ from batchscale.experiment import (
     Experiment,
     UserError,
     find_callable,
+    shard,
     study,
 )
 from models import CNN
@@ -137,3 +140,34 @@ def test_study_takes_whole_seeds_in_turn():
     assert {(e.lr_scaling, e.warmup, e.epochs) for e in experiments} == {("linear", "gradual", 5)}
     assert study("mine", [8])[0].lr_scaling == "none"
     assert study("scaled_lr", [8], lr_scaling="sqrt")[0].lr_scaling == "sqrt"
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9000), unique=True),
+    seeds=st.lists(st.integers(0, 9), unique=True),
+    names=st.lists(st.sampled_from(["baseline_small", "scaled_lr", "mine"]), unique=True),
+    n=st.integers(1, 60),
+)
+def test_shards_are_the_study(sizes, seeds, names, n):
+    whole = [experiment for name in names for experiment in study(name, sizes, seeds)]
+    shards = [shard(whole, f"{i}/{n}") for i in range(1, n + 1)]
+    assert sorted(whole.index(each) for part in shards for each in part) == list(
+        range(len(whole))
+    )  # each once: they are disjoint
+    assert all(part == [each for each in whole if each in part] for part in shards)  # in its order
+    costs = [sum(1 / each.batch_size for each in part) for part in shards]  # updates, in epochs of one image
+    assert max(costs) - min(costs) <= max((1 / each.batch_size for each in whole), default=0) + 1e-9
+
+
+def test_shards_share_out_what_takes_long():
+    """Of every second run in the study's order, one half would have all those of B = 2 and 8, the other none."""
+    whole = study("baseline_small", [2, 4, 8, 16], seeds=[0, 1])
+    assert [(each.batch_size, each.seed) for each in shard(whole, "1/2")] == [(2, 0), (4, 0), (8, 0), (16, 0)]
+    assert [(each.batch_size, each.seed) for each in shard(whole * 2, "2/2")] == [(2, 1), (4, 1), (8, 1), (16, 1)]
+    assert shard(whole, "9/9") == []
+
+
+@pytest.mark.parametrize("which", ["0/2", "3/2", "1/0", "2", "1/2/3", "-1/2", "1 / 2", "a/b", ""])
+def test_no_shard(which):
+    with pytest.raises(UserError, match="it must be i/n with i from 1 to n"):
+        shard(study("mine", [8]), which)

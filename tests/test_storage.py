@@ -1,7 +1,9 @@
 """Files are written whole or not at all; a lock has one holder and a name; copies never keep the training waiting."""
 
 import contextlib
+import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -10,9 +12,10 @@ from pathlib import Path
 
 import faults
 import pytest
+from filelock import SoftFileLock
 
 from batchscale import storage
-from batchscale.storage import Busy, Copies, SaveError, lock, require_writable, scratch_of, write_whole
+from batchscale.storage import Busy, Copies, SaveError, forget_dead, lock, require_writable, scratch_of, write_whole
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
 
@@ -89,6 +92,24 @@ def test_a_lock_of_a_dead_process_is_no_obstacle(tmp_path):
         process.send_signal(signal.SIGKILL)
     with lock(path, "the living"):
         assert path.read_text() == "the living"
+
+
+def test_a_lock_of_a_dead_machine_where_the_file_system_knows_none(tmp_path, monkeypatch):
+    path = tmp_path / ".run.lock"
+    monkeypatch.setattr(storage, "FileLock", SoftFileLock)
+    with monkeypatch.context() as there:
+        there.setattr(socket, "gethostname", lambda: "node7")
+        with SoftFileLock(path):
+            left = path.read_text()
+    path.write_text(left)
+    for process, machine in [(os.getpid(), "node8"), (os.getpid() + 1, "node7"), (0, "")]:
+        forget_dead(path, process, machine)
+        with pytest.raises(Busy), lock(path, "the living"):
+            pytest.fail("a lock of somebody else is gone")
+    forget_dead(path, os.getpid(), "node7")
+    with lock(path, "the living"):
+        pass
+    forget_dead(path, os.getpid(), "node7")  # nothing there
 
 
 def test_whoever_waits_for_a_lock_never_shares_it(tmp_path):

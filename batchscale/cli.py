@@ -5,6 +5,7 @@
     python -m batchscale sweep --small 8 32 --large 128 512 1024 --seeds 0 1 2 --workers 2
     python -m batchscale study --out runs/digits --dataset digits --width 0.25 --small 8 32 --large 128 256
     python -m batchscale analyse runs/digits --json
+    python -m batchscale project runs/digits --figure projection.png
     python -m batchscale noise-scale data/scaled_lr_bs1024_seed0.ckpt --images 12500
 
 What is recorded already is not trained again; what was interrupted goes on where it was.
@@ -21,7 +22,16 @@ from typing import Annotated, Literal
 
 import tyro
 
-from batchscale.experiment import LARGE_BATCH_SIZES, MODES, SMALL_BATCH_SIZES, Experiment, UserError, shard, study
+from batchscale.experiment import (
+    LARGE_BATCH_SIZES,
+    MODES,
+    SMALL_BATCH_SIZES,
+    Experiment,
+    UserError,
+    first_line,
+    shard,
+    study,
+)
 from batchscale.progress import under_torchrun
 
 
@@ -191,6 +201,86 @@ class Analyse:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Project:
+    """Predict the time to target on more workers: how many still pay, for every mode and interconnect."""
+
+    data_dir: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
+    """folder of the records; a worker is what trained them"""
+    json: bool = False
+    """one JSON object in place of text, with the time for every batch size and number of workers"""
+    figure: str | None = None
+    """file of a figure to draw: .png, .svg or .pdf"""
+    target: float | None = None
+    """accuracy, in 0-1; None: the threshold"""
+    latency: float | None = None
+    """of an interconnect of your own, in microseconds a message; without this and bandwidth, an all-reduce between two
+    processes here is measured in its place, with gloo"""
+    bandwidth: float | None = None
+    """of it, in Gbit/s, each way"""
+    parameters: int | None = None
+    """of the network, four bytes of gradient each; None: what the sidecars say"""
+
+    def __call__(self) -> None:
+        if self.target is not None and not 0 < self.target <= 1:
+            raise UserError(f"target is {self.target}; it must be a fraction, above 0 and at most 1")
+        if (self.latency is None) != (self.bandwidth is None):
+            raise UserError("latency and bandwidth belong together; give both, or neither to have them measured")
+        if self.latency is not None and not 0 <= self.latency < math.inf:
+            raise UserError(f"latency is {self.latency}; it must be a number of microseconds, 0 or more")
+        if self.bandwidth is not None and not self.bandwidth > 0:
+            raise UserError(f"bandwidth is {self.bandwidth}; it must be a number of Gbit/s, above 0")
+        if self.parameters is not None and self.parameters < 1:
+            raise UserError(f"parameters is {self.parameters}; it must be at least 1")
+        if not Path(self.data_dir).expanduser().is_dir():
+            raise UserError(f"there is no folder {self.data_dir}; name the one that holds the CSVs")
+        import json
+        import shutil
+
+        from batchscale import projection, records
+
+        table, said = records.load(self.data_dir), projection.of_sidecars(records.sidecars(self.data_dir))
+        parameters = self.parameters or said["parameters"]
+        result = projection.project(
+            table,
+            gradient_bytes=None if parameters is None else 4 * parameters,
+            interconnects=({} if table.empty else self._interconnect()) | projection.INTERCONNECTS,
+            target=self.target,
+            diverged=records.diverged(self.data_dir),
+            untimed=said["untimed"],
+        )
+        result["missing"] += said["remarks"]
+        if self.figure is not None:
+            self._draw(result)
+        if self.json:
+            print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
+        else:
+            print(projection.text(result, width=min(shutil.get_terminal_size().columns, 100)))
+
+    def _interconnect(self) -> dict:
+        from batchscale import allreduce
+        from batchscale.projection import Interconnect, fit_interconnect
+
+        if self.latency is not None:
+            return {"given": Interconnect(1e-6 * self.latency, 1e9 / 8 * self.bandwidth, "as given")}
+        source = f"measured between {allreduce.WORKERS} processes here, with gloo"
+        return {"here": fit_interconnect(allreduce.measure(), allreduce.WORKERS, source)}
+
+    def _draw(self, result: dict) -> None:
+        from matplotlib.figure import Figure
+
+        from batchscale import plots
+
+        modes = result["modes"] or {"": None}
+        figure = Figure(figsize=(4.6 * len(modes), 4), layout="constrained")
+        for ax, name in zip(figure.subplots(1, len(modes), squeeze=False).flat, modes, strict=True):
+            plots.projection(ax, name, modes[name], result["modes"])
+        try:
+            figure.savefig(self.figure, dpi=150)
+        except (OSError, ValueError) as error:  # ValueError: a format that matplotlib does not know
+            raise UserError(f"{self.figure} cannot be written ({first_line(error)}); name another file") from error
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoiseScale:
     """Measure the gradient noise scale, with its standard error, at the weights of a checkpoint."""
 
@@ -240,6 +330,7 @@ Command = (
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Study, tyro.conf.subcommand("study")]
     | Annotated[Analyse, tyro.conf.subcommand("analyse")]
+    | Annotated[Project, tyro.conf.subcommand("project")]
     | Annotated[NoiseScale, tyro.conf.subcommand("noise-scale")]
 )
 
@@ -269,7 +360,7 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _parse(arguments: list[str]) -> Train | Sweep | Study | Analyse | NoiseScale:
+def _parse(arguments: list[str]) -> Train | Sweep | Study | Analyse | Project | NoiseScale:
     # tyro explains a wrong flag in a box of several lines; here, as everywhere, an error is one line.
     message = io.StringIO()
     try:

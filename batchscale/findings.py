@@ -75,7 +75,7 @@ def analyse(
         "frontier": _frontier(finals),
         "missing": _missing(records, finals, found, target, names, diverged),
     }
-    return _plain(result)
+    return plain(result)
 
 
 def curve(runs: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -388,12 +388,12 @@ def _capital(words: str) -> str:
     return words[0].upper() + words[1:] if words in _RULES.values() else words
 
 
-def _plain(value):
+def plain(value):
     """Only what JSON knows: no NumPy, tuples as lists, None for what is not a finite number."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -34,6 +34,7 @@ _MODE_LABELS = {
     "scaled_lr": "linearly scaled rate",
     "gradual_warmup_scaled_lr": "scaled rate, gradual warm-up",
 }
+_DASHES = ("-", "--", "-.", ":")  # of interconnects
 _CURRENCY_MARKERS = {"accuracy": "o", "updates": "s", "time": "^"}
 COLUMN_LABELS = {
     "accuracy": "test accuracy",
@@ -395,6 +396,47 @@ def frontier(ax: Axes, rows: Sequence[dict]) -> None:
                 fontsize=8,
                 color=mode_style(row["experiment"], names)["color"],
             )
+
+
+def projection(ax: Axes, name: str, mode: dict | None, experiments: Iterable[str] = ()) -> None:
+    """Time to target of a mode against the number of workers: a line an interconnect, a marker where they stop paying.
+
+    `mode` is one of those of `projection.project`; None: there is none. A line is pale where a worker has fewer images
+    than any recorded minibatch. An interconnect that cannot be projected shows its reason in the legend.
+    """
+    reason = "no records of large minibatches" if mode is None else mode["reason"]
+    if reason is not None:
+        _nothing(ax, textwrap.fill(reason, 40))
+    else:
+        style = mode_style(name, experiments)
+        dashes = dict(zip(mode["interconnects"], _DASHES * len(mode["interconnects"]), strict=False))
+        for label, found in mode["interconnects"].items():
+            rows = found["workers"]
+            if not rows:
+                _key(ax, textwrap.fill(f"{label}: {found['reason']}", 40), linestyle="none")
+                continue
+            line = {"color": style["color"], "linestyle": dashes[label]}
+            measured = [row for row in rows if not row["extrapolated"]]
+            ax.plot(*_workers(measured), label=label, **line)
+            ax.plot(*_workers(rows[max(0, len(measured) - 1) :]), alpha=0.35, **line)
+            (stop,) = (row for row in rows if row["workers"] == found["pays_up_to"])
+            ax.plot(stop["workers"], stop["seconds"], linestyle="none", markersize=7, **style)
+        label = "more workers stop paying"
+        ax.plot([], [], linestyle="none", color="0.4", marker=style["marker"], label=label)
+        drawn = [row for found in mode["interconnects"].values() for row in found["workers"]]
+        if any(row["extrapolated"] for row in drawn):
+            ax.plot([], [], color=style["color"], alpha=0.35, label="extrapolated to few images a worker")
+        ax.legend(fontsize=8)
+        _log2_axis(ax, [row["workers"] for row in drawn])
+        ax.set_yscale("log")
+        _few_numbers(ax.yaxis, ax.get_ylim())
+    ax.set_title(mode_label(name), fontsize=10)
+    ax.set_xlabel("workers")
+    ax.set_ylabel(COLUMN_LABELS["time_to_target"])
+
+
+def _workers(rows: Sequence[dict]) -> tuple[list[int], list[float]]:
+    return [row["workers"] for row in rows], [row["seconds"] for row in rows]
 
 
 def image_grid(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], columns: int = 10) -> Figure:

@@ -84,6 +84,7 @@ def corrupt_cifar10(folder: Path) -> None:
 
 TRAIN = ["train", "--dataset", "digits", "--width", "0.1", "--train-size", "128", "--epochs", "2"]
 OWN = ["train", "--batch-size", "2", "--model", "networks:linear", "--width", "1", "--dataset"]
+OWN_NETWORK = ["project", "{}", "--latency"]
 CIFAR = ["train", "--batch-size", "64", "--data-root"]
 
 # What is there beforehand, the command ({} is its folder), its exit code and a part of the line that it prints.
@@ -213,6 +214,19 @@ BAD = [
     (csv("64,1,62.1,0.1,1"), ["analyse", "{}"], 2, "accuracy is '62.1', which is not in 0-1"),
     (None, ["analyse", "{}", "--tolerance", "2"], 2, "tolerance is 2.0; it must be a fraction"),
     (None, ["analyse", "{}", "--target", "0"], 2, "target is 0.0; it must be a fraction"),
+    # projection
+    (None, ["project"], 2, "Missing from python -m batchscale project: DIR"),
+    (None, ["project", "{}/missing"], 2, "there is no folder {}/missing; name the one that holds the CSVs"),
+    (csv("64,1,62.1,0.1,1"), ["project", "{}"], 2, "accuracy is '62.1', which is not in 0-1"),
+    (None, ["project", "{}", "--target", "76"], 2, "target is 76.0; it must be a fraction, above 0 and at most 1"),
+    (None, ["project", "{}", "--latency", "1"], 2, "latency and bandwidth belong together; give both, or neither to"),
+    (None, [*OWN_NETWORK, "-1", "--bandwidth", "1"], 2, "latency is -1.0; it must be a number of microseconds, 0 or"),
+    (None, [*OWN_NETWORK, "inf", "--bandwidth", "1"], 2, "latency is inf; it must be a number of microseconds, 0 or"),
+    (None, [*OWN_NETWORK, "1", "--bandwidth", "0"], 2, "bandwidth is 0.0; it must be a number of Gbit/s, above 0"),
+    (None, [*OWN_NETWORK, "1", "--bandwidth", "nan"], 2, "bandwidth is nan; it must be a number of Gbit/s, above 0"),
+    (None, ["project", "{}", "--parameters", "0"], 2, "parameters is 0; it must be at least 1"),
+    (None, ["project", "{}", "--figure", "{}/a.docx"], 2, "{}/a.docx cannot be written (Format 'docx' is not"),
+    (None, ["project", "{}", "--figure", "{}/no/a.png"], 2, "{}/no/a.png cannot be written ([Errno 2] No such file"),
     # noise scale
     (None, ["noise-scale", "{}/a.ckpt"], 2, "there is no file {}/a.ckpt; a run has a checkpoint, {name}_bs{B}_seed{s}"),
     (None, ["noise-scale", "{}"], 2, "is neither a checkpoint nor a file of weights ([Errno 21] Is a directory"),

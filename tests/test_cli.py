@@ -22,7 +22,7 @@ def run(*arguments) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["sweep"], ["study"], ["analyse"], ["noise-scale"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["sweep"], ["study"], ["analyse"], ["project"], ["noise-scale"]])
 def test_help_needs_no_torch(command):
     """That is what makes it quick; the time itself is measured in benchmarks."""
     code = (

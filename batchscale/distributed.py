@@ -190,18 +190,22 @@ def group() -> Group:
 
 
 def lead(command: Callable[[], int]) -> int:
-    """Run `command` in the first worker, whose trainings the others follow; the exit code of this one."""
+    """Run `command` in the first worker, whose trainings the others follow, and end with its exit code."""
     try:
         ours = group()
-        if ours.rank > 0:
-            return _follow(ours)
-        code = command()
-        if not ours.is_out_of_step:
+        if ours.count == 1:
+            return command()
+        code = _follow(ours) if ours.rank > 0 else command()
+        if ours.rank == 0 and not ours.is_out_of_step:
             ours.from_first(None)
     except WorkerLost as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    return code
+        code = 2
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is written and closed. gloo's threads, where they still run when Python takes itself apart, now and then abort
+    # the process, also after destroy_process_group.
+    os._exit(code)
 
 
 def _follow(ours: Group) -> int:
@@ -219,8 +223,8 @@ def _follow(ours: Group) -> int:
                 training.load_state_dict(state)
             for _ in training.records():
                 pass
-    except WorkerLost:  # the first worker says so, or is itself the one
-        return 1
+    except WorkerLost:  # the first worker says so, or is itself the one; or it had no more to say
+        return int(ours.is_out_of_step)
     except Exception as error:  # OutOfMemory, a network that fails here alone, ...
         print(f"error: worker {ours.rank}: {first_line(error)}", file=sys.stderr, flush=True)
         return 2

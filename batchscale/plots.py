@@ -10,6 +10,7 @@ marker; batch sizes on a log₂ axis; in figures of one mode, batch sizes from l
 say so.
 """
 
+import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -416,9 +417,10 @@ def projection(ax: Axes, name: str, mode: dict | None, experiments: Iterable[str
                 _key(ax, textwrap.fill(f"{label}: {found['reason']}", 40), linestyle="none")
                 continue
             line = {"color": style["color"], "linestyle": dashes[label]}
-            measured = [row for row in rows if not row["extrapolated"]]
-            ax.plot(*_workers(measured), label=label, **line)
-            ax.plot(*_workers(rows[max(0, len(measured) - 1) :]), alpha=0.35, **line)
+            workers, seconds = [row["workers"] for row in rows], [row["seconds"] for row in rows]
+            measured = [math.nan if row["extrapolated"] else row["seconds"] for row in rows]
+            ax.plot(workers, measured, label=label, **line)
+            ax.plot(workers, seconds, alpha=0.35, **line)
             (stop,) = (row for row in rows if row["workers"] == found["pays_up_to"])
             ax.plot(stop["workers"], stop["seconds"], linestyle="none", markersize=7, **style)
         label = "more workers stop paying"
@@ -433,10 +435,6 @@ def projection(ax: Axes, name: str, mode: dict | None, experiments: Iterable[str
     ax.set_title(mode_label(name), fontsize=10)
     ax.set_xlabel("workers")
     ax.set_ylabel(COLUMN_LABELS["time_to_target"])
-
-
-def _workers(rows: Sequence[dict]) -> tuple[list[int], list[float]]:
-    return [row["workers"] for row in rows], [row["seconds"] for row in rows]
 
 
 def image_grid(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], columns: int = 10) -> Figure:

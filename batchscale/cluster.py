@@ -15,6 +15,7 @@ import pickle
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -41,6 +42,11 @@ def require(*, workers: int, gpus_per_run: float, cores_per_run: int, scratch: P
     """
     if importlib.util.find_spec("ray") is None:
         raise UserError('engine is ray, which is not installed; pip install "batchscale[ray]"')
+    if " " in sys.executable:
+        raise UserError(
+            f"engine is ray, which starts its workers through a shell, and {sys.executable} has a space in its path; "
+            f"install batchscale in another folder"
+        )
     if workers != 1:
         raise UserError(
             f"workers is {workers} but engine is ray, which trains as many runs at a time as the cluster has room for; "

@@ -23,7 +23,8 @@ from batchscale.experiment import UserError
 from batchscale.records import Keeper
 
 needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'batchscale[ray]'"
+    importlib.util.find_spec("ray") is None or " " in sys.executable,
+    reason="ray is not installed: pip install 'batchscale[ray]'; or it is in a folder with a space, where it cannot start",
 )
 
 MODELS = """
@@ -179,3 +180,10 @@ def test_without_ray(tmp_path, monkeypatch):
 def test_settings(tmp_path, settings, message):
     with pytest.raises(UserError, match=message):
         sweeps.run(tiny([64]), data_dir=tmp_path, engine="ray", **settings)
+
+
+def test_ray_in_a_folder_with_a_space(monkeypatch):
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(sys, "executable", "/home/me/my work/.venv/bin/python")
+    with pytest.raises(UserError, match=r"/home/me/my work/\.venv/bin/python has a space in its path; install"):
+        cluster.require(workers=1, gpus_per_run=0, cores_per_run=1, scratch=None)

@@ -42,11 +42,6 @@ def require(*, workers: int, gpus_per_run: float, cores_per_run: int, scratch: P
     """
     if importlib.util.find_spec("ray") is None:
         raise UserError('engine is ray, which is not installed; pip install "batchscale[ray]"')
-    if " " in sys.executable:
-        raise UserError(
-            f"engine is ray, which starts its workers through a shell, and {sys.executable} has a space in its path; "
-            f"install batchscale in another folder"
-        )
     if workers != 1:
         raise UserError(
             f"workers is {workers} but engine is ray, which trains as many runs at a time as the cluster has room for; "
@@ -58,6 +53,11 @@ def require(*, workers: int, gpus_per_run: float, cores_per_run: int, scratch: P
         raise UserError(f"cores_per_run is {cores_per_run!r}; it must be a whole number of at least 1")
     if not (isinstance(gpus_per_run, Real) and gpus_per_run >= 0 and (gpus_per_run <= 1 or gpus_per_run % 1 == 0)):
         raise UserError(f"gpus_per_run is {gpus_per_run!r}; it must be a fraction from 0 to 1, or a whole number")
+    if " " in sys.executable:
+        raise UserError(
+            f"engine is ray, which starts its workers through a shell, and {sys.executable} has a space in its path; "
+            f"install batchscale in another folder"
+        )
 
 
 def work(

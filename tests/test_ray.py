@@ -24,7 +24,7 @@ from batchscale.records import Keeper
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None or " " in sys.executable,
-    reason="ray is not installed: pip install 'batchscale[ray]'; or it is in a folder with a space, where it cannot start",
+    reason="ray is not installed (pip install 'batchscale[ray]'), or in a folder with a space, where it cannot start",
 )
 
 MODELS = """

@@ -510,7 +510,8 @@ def test_failure_while_unpacking_leaves_no_half_folder(tmp_path, download, monke
 # Several processes
 
 SCRIPT = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background processes ignore Ctrl-C
 from pathlib import Path
 from batchscale.downloads import Archive, download_cifar10
 download_cifar10(Path(sys.argv[1]), sys.argv[2:], archive={ARCHIVE!r}, progress=False)

@@ -13,9 +13,12 @@ What is recorded already is not trained again; what was interrupted goes on wher
 
 import contextlib
 import io
+import json
 import math
 import re
+import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
@@ -160,6 +163,24 @@ class Study:
         notebooks.execute(out, given, small=small, large=large)
 
 
+def _require_target(target: float | None) -> None:
+    if target is not None and not 0 < target <= 1:
+        raise UserError(f"target is {target}; it must be a fraction, above 0 and at most 1")
+
+
+def _require_folder(data_dir: str) -> None:
+    if not Path(data_dir).expanduser().is_dir():
+        raise UserError(f"there is no folder {data_dir}; name the one that holds the CSVs")
+
+
+def _show(result: dict, text: Callable[..., str] | None) -> None:
+    """Print a result in words that fit the terminal, or as one JSON object."""
+    if text is not None:
+        print(text(result, width=min(shutil.get_terminal_size().columns, 100)))
+    else:
+        print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Analyse:
     """Say what the records of a folder show: threshold, breaking points, critical batch sizes, effects."""
@@ -178,13 +199,8 @@ class Analyse:
     def __call__(self) -> None:
         if not 0 <= self.tolerance < 1:
             raise UserError(f"tolerance is {self.tolerance}; it must be a fraction, from 0 to below 1")
-        if self.target is not None and not 0 < self.target <= 1:
-            raise UserError(f"target is {self.target}; it must be a fraction, above 0 and at most 1")
-        if not Path(self.data_dir).expanduser().is_dir():
-            raise UserError(f"there is no folder {self.data_dir}; name the one that holds the CSVs")
-        import json
-        import shutil
-
+        _require_target(self.target)
+        _require_folder(self.data_dir)
         from batchscale import findings, records
 
         result = findings.analyse(
@@ -194,10 +210,7 @@ class Analyse:
             of=self.threshold,
             diverged=records.diverged(self.data_dir),
         )
-        if self.json:
-            print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
-        else:
-            print(findings.text(result, width=min(shutil.get_terminal_size().columns, 100)))
+        _show(result, None if self.json else findings.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,8 +234,7 @@ class Project:
     """of the network, four bytes of gradient each; None: what the sidecars say"""
 
     def __call__(self) -> None:
-        if self.target is not None and not 0 < self.target <= 1:
-            raise UserError(f"target is {self.target}; it must be a fraction, above 0 and at most 1")
+        _require_target(self.target)
         if (self.latency is None) != (self.bandwidth is None):
             raise UserError("latency and bandwidth belong together; give both, or neither to have them measured")
         if self.latency is not None and not 0 <= self.latency < math.inf:
@@ -231,11 +243,7 @@ class Project:
             raise UserError(f"bandwidth is {self.bandwidth}; it must be a number of Gbit/s, above 0")
         if self.parameters is not None and self.parameters < 1:
             raise UserError(f"parameters is {self.parameters}; it must be at least 1")
-        if not Path(self.data_dir).expanduser().is_dir():
-            raise UserError(f"there is no folder {self.data_dir}; name the one that holds the CSVs")
-        import json
-        import shutil
-
+        _require_folder(self.data_dir)
         from batchscale import projection, records
 
         table, said = records.load(self.data_dir), projection.of_sidecars(records.sidecars(self.data_dir))
@@ -251,10 +259,7 @@ class Project:
         result["missing"] += said["remarks"]
         if self.figure is not None:
             self._draw(result)
-        if self.json:
-            print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
-        else:
-            print(projection.text(result, width=min(shutil.get_terminal_size().columns, 100)))
+        _show(result, None if self.json else projection.text)
 
     def _interconnect(self) -> dict:
         from batchscale import allreduce
@@ -299,7 +304,6 @@ class NoiseScale:
     width: float | None = None
 
     def __call__(self) -> None:
-        import json
         from dataclasses import asdict, replace
 
         from batchscale import datasets, records
@@ -340,11 +344,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     Of the processes that torchrun starts the first one does so, and the others do what it tells them.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     if not under_torchrun():
-        return _run(sys.argv[1:] if arguments is None else arguments)
+        return _run(arguments)
     from batchscale import distributed
 
-    return distributed.lead(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+    return distributed.lead(lambda: _run(arguments))
 
 
 def _run(arguments: list[str]) -> int:

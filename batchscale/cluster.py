@@ -62,9 +62,9 @@ def require(*, workers: int, gpus_per_run: float, cores_per_run: int, scratch: P
 
 def work(
     experiments: list[Experiment],
-    setting: sweeps._Setting,
+    setting: sweeps.Setting,
     report: sweeps.Report,
-    stop: sweeps._Stop,
+    stop: sweeps.Stop,
     *,
     gpus_per_run: float,
     cores_per_run: int,
@@ -227,7 +227,7 @@ def _has_room(node: dict, gpus_per_run: float, cores_per_run: int) -> bool:
 
 
 def _bring_back(
-    experiment: Experiment, files: dict[str, bytes], setting: sweeps._Setting, report: sweeps.Report
+    experiment: Experiment, files: dict[str, bytes], setting: sweeps.Setting, report: sweeps.Report
 ) -> None:
     """Write what a node trained in a folder of its own, the sidecar last, unless `data_dir` has more by now.
 
@@ -247,7 +247,7 @@ def _bring_back(
         def notice(line: str) -> None:
             report("notice", experiment, line)
 
-        if sweeps._latest(experiment, setting.data_dir, Path(folder), notice).folder == Path(folder):
+        if sweeps.latest(experiment, setting.data_dir, Path(folder), notice).folder == Path(folder):
             for name, content in files.items():
                 write_whole(setting.data_dir / name, content)
             keeper = Keeper(experiment, setting.data_dir, notice)
@@ -274,7 +274,7 @@ class _Mailbox:
 
 
 class _Link:
-    """A task's side of the mailbox: its report, and its `_Stop`.
+    """A task's side of the mailbox: its report, and its `Stop`.
 
     It waits for futures: while a task waits in ray.get or ray.wait, even for nothing, Ray gives its cores to another.
     """
@@ -301,7 +301,7 @@ class _Link:
 
 def _train(
     experiment: Experiment,
-    setting: sweeps._Setting,
+    setting: sweeps.Setting,
     mark: str,
     arrays: dict,
     files: dict[str, bytes],
@@ -331,7 +331,7 @@ def _train(
             setting = replace(setting, data_dir=Path(own))
             for name, content in files.items():
                 (Path(own) / name).write_bytes(content)
-        failures = sweeps._Process(setting, link.send, link, Dataset(**arrays)).work([experiment])
+        failures = sweeps.Process(setting, link.send, link, Dataset(**arrays)).work([experiment])
         trained = _files(experiment, own)
     link.flush()
     return failures, trained

@@ -56,7 +56,7 @@ class Stopped(KeyboardInterrupt):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Setting:
+class Setting:
     """Where and how a sweep trains: nothing that the numbers depend on."""
 
     data_dir: Path
@@ -82,9 +82,9 @@ def pending(
         UserError: a file name is taken by another experiment, see `records.Keeper`.
     """
     data_dir, scratch = _places(data_dir, scratch_dir)
-    latest = [_latest(each, data_dir, scratch) for each in dict.fromkeys(experiments)]
+    keepers = [latest(each, data_dir, scratch) for each in dict.fromkeys(experiments)]
     # What is finished in the scratch folder is still to be copied.
-    return [keeper.experiment for keeper in latest if not (keeper.finished and keeper.folder == data_dir)]
+    return [keeper.experiment for keeper in keepers if not (keeper.finished and keeper.folder == data_dir)]
 
 
 def run(
@@ -152,7 +152,7 @@ def run(
         cluster.require(workers=workers, gpus_per_run=gpus_per_run, cores_per_run=cores_per_run, scratch=scratch)
     elif (gpus_per_run, cores_per_run, ray_address) != (0, 1, None):
         raise UserError("gpus_per_run, cores_per_run and ray_address are for engine ray but it is processes; take ray")
-    setting = _Setting(
+    setting = Setting(
         data_dir=data_dir,
         data_root=data_root,
         scratch=scratch,
@@ -174,7 +174,7 @@ def run(
                 resources = {"gpus_per_run": gpus_per_run, "cores_per_run": cores_per_run}
                 failures = cluster.work(todo, setting, display.show, stop, address=ray_address, **resources)
             elif min(workers, len(todo)) == 1:
-                process = _Process(setting, display.show, stop)
+                process = Process(setting, display.show, stop)
                 failures = process.work(todo)
                 is_lost = process.group.is_out_of_step  # torchrun then stops the workers that are left
             else:
@@ -183,7 +183,7 @@ def run(
             raise Stopped(stop.signal)
         if failures:
             raise UserError("; ".join(dict.fromkeys(failures)))
-    return to_frame(row for each in experiments for row in _latest(each, data_dir, scratch).rows)
+    return to_frame(row for each in experiments for row in latest(each, data_dir, scratch).rows)
 
 
 def _places(data_dir, scratch_dir) -> tuple[Path, Path | None]:
@@ -191,7 +191,7 @@ def _places(data_dir, scratch_dir) -> tuple[Path, Path | None]:
     return data_dir, scratch_of(data_dir, None if scratch_dir is None else Path(scratch_dir).expanduser())
 
 
-def _latest(
+def latest(
     experiment: Experiment, data_dir: Path, scratch: Path | None, notice: Callable[[str], None] = warnings.warn
 ) -> Keeper:
     """The record of an experiment in `data_dir` or in the scratch folder, whichever has more and is whole."""
@@ -219,7 +219,7 @@ class _StopTraining(Exception):
     """Leaves the loop of updates once the state is saved."""
 
 
-class _Stop:
+class Stop:
     """Whether to stop: a signal came, or the process that started this worker says so, or is gone."""
 
     def __init__(self, parent: Connection | None = None):
@@ -232,13 +232,13 @@ class _Stop:
 
 
 @contextlib.contextmanager
-def _signals(*numbers: int, parent: Connection | None = None) -> Iterator[_Stop]:
+def _signals(*numbers: int, parent: Connection | None = None) -> Iterator[Stop]:
     """Turn these signals into a request to stop after the current update; a second one interrupts at once.
 
     A worker, which has a `parent`, is interrupted by nobody else, and under torchrun a Ctrl-C comes twice: from the
     terminal and from torchrun, which waits half a minute before it kills.
     """
-    stop = _Stop(parent)
+    stop = Stop(parent)
     is_patient = parent is not None or under_torchrun()
 
     def request(number, frame):
@@ -259,13 +259,13 @@ def _signals(*numbers: int, parent: Connection | None = None) -> Iterator[_Stop]
             signal.signal(number, handler)
 
 
-class _Process:
+class Process:
     """A process that trains: it takes the experiments that nobody else has, one after another.
 
     `data` is the data set of all of them, if it is there already; None: it is loaded by its name.
     """
 
-    def __init__(self, setting: _Setting, report: Report, stop: _Stop, data=None):
+    def __init__(self, setting: Setting, report: Report, stop: Stop, data=None):
         from batchscale import distributed
 
         self.setting, self.report, self.stop, self.data = setting, report, stop, data
@@ -316,7 +316,7 @@ class _Process:
         """Bring a record, whose lock is held, to its end, from wherever it stands, or to where `stop` is set."""
         scratch = self.setting.scratch
         notice = functools.partial(self.report, "notice", experiment)
-        keeper = _latest(experiment, self.setting.data_dir, scratch, notice)
+        keeper = latest(experiment, self.setting.data_dir, scratch, notice)
         if scratch is not None and keeper.folder != scratch:
             if keeper.finished:
                 return
@@ -401,7 +401,7 @@ class _Process:
 
 
 def _work_in_processes(
-    experiments: list[Experiment], setting: _Setting, workers: int, report: Report, stop: _Stop
+    experiments: list[Experiment], setting: Setting, workers: int, report: Report, stop: Stop
 ) -> list[str]:
     """Do the same in that many processes, which share the experiments through their locks and the cores evenly."""
     context = multiprocessing.get_context("spawn")  # the only way that is safe with threads and CUDA in the parent
@@ -461,7 +461,7 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _worker(experiments: list[Experiment], setting: _Setting, threads: int, parent: Connection) -> None:
+def _worker(experiments: list[Experiment], setting: Setting, threads: int, parent: Connection) -> None:
     import torch
 
     torch.set_num_threads(threads)
@@ -471,7 +471,7 @@ def _worker(experiments: list[Experiment], setting: _Setting, threads: int, pare
             parent.send(message)
 
     with _signals(signal.SIGTERM, parent=parent) as stop:
-        failures = _Process(setting, send, stop).work(experiments)
+        failures = Process(setting, send, stop).work(experiments)
     send("failures", failures)
 
 

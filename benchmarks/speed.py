@@ -119,17 +119,20 @@ def notebook_loop(case: Case, data_root: str, loader_workers: int) -> Iterator[T
         time.sleep(1)  # the loader's workers fill their queue, and then leave the cores to the next contender
 
 
-def notebook_epoch(case: Case, data_root: str, train_size: int) -> None:
-    """The same loop over one epoch of the first images, and the two accuracies that a record has."""
+def notebook_epoch(case: Case, data_root: str, train_size: int) -> list[float]:
+    """The same loop over one epoch of the first images; the two accuracies that a record has."""
     model, step = notebook_step(case)
     for inputs, labels in loader(case, data_root, 2, train_size):
         step(inputs, labels)
     model.eval()
-    correct = 0
+    accuracies = []
     with torch.no_grad():
         for train in (True, False):
+            correct = 0
             for inputs, labels in loader(replace(case, batch_size=500), data_root, 2, 10_000, train):
                 correct += (model(inputs).argmax(dim=1) == labels).sum().item()
+            accuracies.append(correct / 10_000)
+    return accuracies
 
 
 def loader(case: Case, data_root: str, workers: int, size: int | None = None, train: bool = True) -> DataLoader:
@@ -145,8 +148,6 @@ def with_lightning(case: Case, data_root: str) -> Iterator[Turn]:
     import logging
 
     import lightning
-
-    from models import CNN
 
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

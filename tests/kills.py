@@ -15,8 +15,8 @@ import faults
 
 from batchscale import cli
 
-_context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
-_context.set_forkserver_preload(["batchscale.sweeps", "batchscale.training", "sklearn.datasets", "kills"])
+context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+context.set_forkserver_preload(["batchscale.sweeps", "batchscale.training", "sklearn.datasets", "kills"])
 
 
 def _main(arguments: list[str], data_dir: Path, log: Path, step: int, action: Callable[[], None] | None) -> None:
@@ -41,7 +41,7 @@ class Run:
         self.log, self.started = log, time.time_ns()
         where = "--out" if arguments[0] == "study" else "--data-dir"
         self.data_dir = Path(arguments[arguments.index(where) + 1])
-        self.process = _context.Process(target=_main, args=(arguments, self.data_dir, log, step, action))
+        self.process = context.Process(target=_main, args=(arguments, self.data_dir, log, step, action))
         self.process.start()
 
     def saved(self) -> bool:

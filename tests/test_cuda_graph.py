@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_training import TIMES
 
 from batchscale import cuda_graph, datasets
 from batchscale.experiment import Experiment
 from batchscale.training import Training
 
-TIMES = {"running_time": 0, "epoch_time": 0, "images_per_second": 0}
 FIELDS = {"dataset": "digits", "batch_size": 32, "train_size": 320, "width": 0.25, "epochs": 2, "device": "cpu"}
 RUN = Experiment(lr_scaling="linear", warmup="gradual", warmup_epochs=1.5, **FIELDS)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import PROJECT
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -24,9 +25,6 @@ from batchscale.records import load
 from batchscale.training import Training
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
-
-PROJECT = Path(__file__).resolve().parents[1]
-TIMES = {"running_time": 0, "epoch_time": 0, "images_per_second": 0}
 
 
 def experiment(**fields) -> Experiment:

@@ -1,14 +1,11 @@
 """Processes that train one experiment together, forked from a server that has imported torch."""
 
-import multiprocessing
 import os
 import socket
 from collections.abc import Callable
 
 import torch
-
-_context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
-_context.set_forkserver_preload(["batchscale.sweeps", "batchscale.training", "batchscale.distributed", "kills"])
+from kills import context
 
 
 def _main(task: Callable, arguments: tuple, environment: dict[str, str]) -> None:
@@ -28,7 +25,7 @@ def together(count: int, task: Callable, *arguments) -> None:
     processes = []
     for rank in range(count):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": str(port)}
-        processes.append(_context.Process(target=_main, args=(task, arguments, shared | own)))
+        processes.append(context.Process(target=_main, args=(task, arguments, shared | own)))
         processes[-1].start()
     for process in processes:
         process.join(120)

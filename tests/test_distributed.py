@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import json
 import os
 import signal
 import subprocess
@@ -160,6 +161,19 @@ def test_running_statistics_are_those_of_all_micro_batches_in_turn():
         torch.testing.assert_close(sum(group.given[place] for group in groups), expected)
 
 
+def test_the_clock_is_read_when_the_slowest_worker_is_there(monkeypatch):
+    now = [0.0]
+
+    class Waits(Group):
+        def wait(self):
+            now[0] += 5
+
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
+    run = Training(experiment(), datasets.load("digits"), group=Waits())
+    assert run._pause(run._clock()) == 5
+    assert run.running_time == 5
+
+
 @pytest.mark.parametrize(
     ("fields", "group", "message"),
     [
@@ -257,6 +271,9 @@ def test_killed_stopped_and_gone_on_with_by_other_numbers_of_workers(tmp_path):
         assert process.wait(100) != 0
     assert "stopped; everything is saved: start again to go on" in log.read_text(), log.read_text()
     assert len(load(records)) < 8
+    sidecar = json.loads((records / "baseline_small_bs24_seed0.json").read_text())
+    assert sidecar["workers"] == 2
+    assert sidecar["ghost_batch"] == [{"from_update": 0, "images": 12}]
     alone = [sys.executable, "-m", "batchscale", *flags]
     subprocess.run(alone, cwd=PROJECT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
     rows = load(records)

@@ -428,7 +428,7 @@ def projection(ax: Axes, name: str, mode: dict | None, experiments: Iterable[str
         drawn = [row for found in mode["interconnects"].values() for row in found["workers"]]
         if any(row["extrapolated"] for row in drawn):
             ax.plot([], [], color=style["color"], alpha=0.35, label="extrapolated to few images a worker")
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=8, title="interconnect", title_fontsize=8)
         _log2_axis(ax, [row["workers"] for row in drawn])
         ax.set_yscale("log")
         _few_numbers(ax.yaxis, ax.get_ylim())

@@ -386,9 +386,9 @@ def results_shown() -> float:
 
 
 def whole_sweep(data_root: str, rounds: int) -> dict[str, float]:
-    """Seconds of two runs of an epoch, as a sweep with two workers and with one of one thread, over each other and
-    over the notebook loop, one run after the other."""
-    sizes, times = (64, 256), []
+    """Speed of a sweep with two workers, five runs of an epoch from B = 2 to 512, over one worker of one thread and
+    over the notebook loop, one run after the other. All seconds count, from the command on."""
+    sizes, images, times = (2, 8, 32, 128, 512), 12_000, []
     for _ in range(rounds):
         times.append({})
         for workers in (2, 1):
@@ -396,14 +396,14 @@ def whole_sweep(data_root: str, rounds: int) -> dict[str, float]:
                 started = time.perf_counter()
                 command = [sys.executable, "-m", "batchscale", "sweep", "--names", "mine", "--large", *map(str, sizes)]
                 command += ["--epochs", "1", "--width", "0.25", "--device", "cpu", "--data-root", data_root]
-                command += ["--train-size", "20000", "--workers", str(workers), "--data-dir", folder]
+                command += ["--train-size", str(images), "--workers", str(workers), "--data-dir", folder]
                 threads = {"OMP_NUM_THREADS": "1"} if workers == 1 else {}
                 environment = os.environ | threads
                 subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, check=True)
                 times[-1][workers] = time.perf_counter() - started
         started = time.perf_counter()
         for size in sizes:
-            notebook_epoch(Case(0.25, size), data_root, 20_000)
+            notebook_epoch(Case(0.25, size), data_root, images)
         times[-1]["notebook"] = time.perf_counter() - started
     table = pd.DataFrame(times)
     return {"notebook": (table["notebook"] / table[2]).median(), "one worker": (table[1] / table[2]).median()}

@@ -1,5 +1,6 @@
 # make study   run the four training notebooks and the results notebook; look at $(OUT)/ afterwards
 # make report  write report.pdf from the records in data/; REPORT=my.pdf DATA=runs/quick for others
+# make results execute the committed notebooks on data/ and rebuild report.pdf and README's headline; commit what comes
 # make bench   how fast training is, as ratios; on an idle machine, with DATA_ROOT=folder of CIFAR-10
 # make test    run the tests
 # make lint    check style
@@ -27,7 +28,7 @@ else
 OUT ?= runs/$(DATASET)
 endif
 
-.PHONY: study report bench test lint clean
+.PHONY: study report results bench test lint clean
 
 study: $(VENV)/.study
 	@$(BIN)/python -m batchscale study --out "$(OUT)" --dataset "$(DATASET)" \
@@ -41,6 +42,9 @@ REPORT ?= report.pdf
 
 report: $(VENV)/.report
 	@$(BIN)/python -m report.build "$(DATA)" "$(REPORT)"
+
+results: $(VENV)/.study $(VENV)/.report
+	@$(BIN)/python -m report.committed
 
 bench: $(VENV)/.study  # on an idle machine; benchmarks/README.md has the full one
 	@$(BIN)/python benchmarks/speed.py $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)")

@@ -23,6 +23,7 @@ from batchscale.storage import SaveError, write_whole
 from report.contents import contents, learning_rates
 
 HERE = Path(__file__).parent
+DISCUSSION = "discussion.typ"  # of the records whose digest its first line names
 CHECK = "learning_rate_check"  # a folder of the records' own, with runs that are no part of the study
 TEXT_WIDTH = 6.3  # inches, as in report.typ: figures keep their size, and letters theirs
 _STYLE = ["default", {"font.size": 8, "axes.titlesize": 8, "lines.linewidth": 1.2, "svg.hashsalt": "batchscale"}]
@@ -59,6 +60,8 @@ def prepare(data_dir: Path, folder: Path) -> Path:
     name = data_dir.resolve().name
     said = contents(table, records.sidecars(data_dir), result, diverged, folder=name)
     said |= {"digest": records.digest(data_dir), "figures": [], "check": None}
+    # What somebody wrote about certain records is not printed about others.
+    said["is_discussed"] = said["digest"] in (HERE / DISCUSSION).read_text(encoding="utf-8").splitlines()[0]
     check = data_dir / CHECK
     checked, check_diverged = records.load(check), records.diverged(check)
     if len(checked) or check_diverged:
@@ -68,7 +71,7 @@ def prepare(data_dir: Path, folder: Path) -> Path:
         _save(draw, size, folder / f"{figure}.svg")
         said["figures"].append(figure)
     (folder / "report.json").write_text(json.dumps(said, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-    for file in ("report.typ", "references.bib"):
+    for file in ("report.typ", DISCUSSION, "references.bib"):
         shutil.copy(HERE / file, folder)
     return folder / "report.typ"
 

@@ -1,0 +1,105 @@
+"""Everything that is committed as a result, made anew from the records of data/.
+
+    python -m report.committed         # in the project's folder; or make results
+
+The five notebooks are executed where they lie, report.pdf is built, and README's headline and its figure are replaced.
+What was made before and from other records is overwritten; `tests/test_committed_results.py` sees whether it was.
+"""
+
+import base64
+import io
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+from nbclient import NotebookClient
+from PIL import Image
+
+from batchscale import analysis, findings, plots, records
+from batchscale.notebooks import RESULTS, TRAINING
+from report.build import build
+from report.contents import contents
+
+PROJECT = Path(__file__).parents[1]
+FIGURE = "docs/study.png"
+START, END = "<!-- study -->\n", "<!-- end of study -->\n"
+
+
+def headline(data_dir: Path) -> str:
+    """What README says of the records of a folder, in Markdown: verdicts, and which records they were made from."""
+    table, diverged = records.load(data_dir), records.diverged(data_dir)
+    result = findings.analyse(table, diverged=diverged)
+    said = contents(table, records.sidecars(data_dir), result, diverged, folder=data_dir.name)
+    settings = dict(said["settings"])
+    runs = " ".join(said["built_from"].split())
+    head = ["", "accuracy", "updates", "time", "critical batch size", "noise scale"]
+    rows = [
+        [label, *(f"{value} ({interval})" if interval else value for value, interval in cells)]
+        for label, *cells in said["verdicts"]
+    ]
+    lines = [
+        f"![accuracy, updates to target and time to target against batch size, a line a learning-rate rule]({FIGURE})",
+        "",
+        f"*{settings['data set']}, width {settings['width']}, device {settings['device']}. {runs}, whose CSVs have the "
+        f"SHA-256 digest `{records.digest(data_dir)}`.*",
+        "",
+        *said["threshold"],
+        "",
+        *("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def draw(data_dir: Path, path: Path) -> None:
+    """The three currencies side by side: final accuracy, updates and time to the target, against batch size."""
+    table, diverged = records.load(data_dir), records.diverged(data_dir)
+    result = findings.analyse(table, diverged=diverged)
+    modes, target = result["modes"], result["target"]
+    final = analysis.over_seeds(analysis.final(analysis.without(table, diverged)), "accuracy")
+    curves = findings.curves(analysis.to_target(table, target, diverged), modes)
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    plots.against_batch_size(axes[0], final, "accuracy")
+    plots.threshold_line(axes[0], analysis.threshold(table, diverged=diverged))
+    for ax, column in zip(axes[1:], ("updates", "running_time"), strict=True):
+        plots.to_target(ax, curves, analysis.means_to_target(curves), column, target)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def execute(path: Path) -> None:
+    """Run a notebook from top to bottom and keep its outputs in it, pictures in 256 colours: a third of the bytes.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell failed; the file is as it was.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(
+        notebook,
+        record_timing=False,
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": str(PROJECT)}},
+    ).execute()
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                picture, smaller = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))), io.BytesIO()
+                picture.convert("RGB").quantize().save(smaller, "png", optimize=True)
+                output.data["image/png"] = base64.b64encode(smaller.getvalue()).decode()
+    nbformat.write(notebook, path)
+
+
+def main() -> None:
+    data_dir, page = PROJECT / "data", PROJECT / "README.md"
+    for name in (*TRAINING, RESULTS):
+        print(f"{name}.ipynb", flush=True)
+        execute(PROJECT / f"{name}.ipynb")
+    build(data_dir, PROJECT / "report.pdf")
+    before, rest = page.read_text(encoding="utf-8").split(START)
+    page.write_text(before + START + headline(data_dir) + END + rest.split(END)[1], encoding="utf-8")
+    draw(data_dir, PROJECT / FIGURE)
+
+
+if __name__ == "__main__":
+    main()

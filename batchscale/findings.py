@@ -93,6 +93,31 @@ def curves(runs: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
     return pd.concat([curve(runs, name).assign(experiment=name) for name in names] or [runs])
 
 
+def by_target(records: pd.DataFrame, targets: Iterable[float], diverged: Collection[Run] = ()) -> list[dict]:
+    """How a mode's critical batch size depends on the accuracy asked for, beside the noise scale on the way there.
+
+    The critical batch size is a property of the way to a target, and McCandlish et al. 2018 predict it to be near the
+    gradient noise scale on that way, which grows as the loss falls.
+
+    Args:
+        records, diverged: as for `analyse`.
+        targets: accuracies, 0-1.
+
+    Returns:
+        A row a target and mode: `target`, `experiment`, `critical_batch_size` as in `analyse`, and `noise_scale`: over
+        the epochs of the mode's curve after which the accuracy is below the target, None where none was measured.
+    """
+    rows = []
+    for target in targets:
+        runs = analysis.to_target(records, target, diverged)
+        noise = analysis.noise_scales(records[records["accuracy"] < target])
+        for name in analysis.in_order(set(runs["experiment"]) - {"baseline_small"}):
+            fit, on_the_way = critical_batch_size(curve(runs, name)), _noise_scale(curve(noise, name))
+            row = {"target": target, "experiment": name}
+            rows.append(row | {"critical_batch_size": asdict(fit), "noise_scale": on_the_way})
+    return plain(rows)
+
+
 def rule_of(name: str) -> str:
     """How a mode's rule of learning rate is called in sentences; a name of the user's own stays as it is."""
     return _RULES.get(name, name)

@@ -20,11 +20,12 @@ from matplotlib.figure import Figure
 from batchscale import analysis, findings, plots, records
 from batchscale.experiment import UserError
 from batchscale.storage import SaveError, write_whole
-from report.contents import contents, learning_rates
+from report.contents import contents, learning_rates, lower_targets
 
 HERE = Path(__file__).parent
 DISCUSSION = "discussion.typ"  # of the records whose digest its first line names
 CHECK = "learning_rate_check"  # a folder of the records' own, with runs that are no part of the study
+TENTHS = [tenth / 10 for tenth in range(1, 10)]
 TEXT_WIDTH = 6.3  # inches, as in report.typ: figures keep their size, and letters theirs
 _STYLE = ["default", {"font.size": 8, "axes.titlesize": 8, "lines.linewidth": 1.2, "svg.hashsalt": "batchscale"}]
 
@@ -60,6 +61,8 @@ def prepare(data_dir: Path, folder: Path) -> Path:
     name = data_dir.resolve().name
     said = contents(table, records.sidecars(data_dir), result, diverged, folder=name)
     said |= {"digest": records.digest(data_dir), "figures": [], "check": None}
+    below = [target for target in TENTHS if target < (result["target"] or 0)][-3:]
+    said["targets"] = lower_targets(findings.by_target(table, below, diverged))
     # What somebody wrote about certain records is not printed about others.
     said["is_discussed"] = said["digest"] in (HERE / DISCUSSION).read_text(encoding="utf-8").splitlines()[0]
     check = data_dir / CHECK

@@ -110,6 +110,19 @@ def learning_rates(records: pd.DataFrame, diverged: Collection[Run] = ()) -> lis
     return rows + [[name, str(size), "–", "–", "1", "diverged"] for name, size, _ in sorted(diverged)]
 
 
+def lower_targets(rows: Iterable[dict]) -> list[list[str]]:
+    """The rows of `findings.by_target` in which a critical batch size is known, as text: target, label, and value and
+    interval of the critical batch size and of the noise scale."""
+    shown = []
+    for row in rows:
+        fit, noise = row["critical_batch_size"], row["noise_scale"] or {}
+        if fit["estimate"] is not None:
+            cells = [fit["estimate"], fit["low"], fit["high"]], [noise.get(key) for key in ("median", "low", "high")]
+            texts = [text for value, low, high in cells for text in (_number(value), _interval(low, high))]
+            shown.append([_percent(row["target"]), _label(row["experiment"]), *texts])
+    return shown
+
+
 # What the records are
 
 

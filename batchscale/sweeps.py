@@ -14,6 +14,7 @@ import math
 import multiprocessing
 import os
 import platform
+import re
 import signal
 import socket
 import sys
@@ -480,12 +481,21 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _cpu() -> str:
+    """What the CPU is called; Linux says it in a file of its own, if at all."""
+    try:
+        names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def _facts(training) -> dict:
     """What the sidecar notes besides the experiment: where it runs, and what follows from the experiment."""
     import torch
 
     device = training.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
     return {
         "device": {"type": device.type, "name": name, "threads": torch.get_num_threads()},
         "workers": training.group.count,

@@ -10,7 +10,7 @@ from test_analysis import NOTHING, table
 
 from batchscale import cli
 from batchscale.experiment import COLUMNS, STUDY_COLUMNS
-from batchscale.findings import CURRENCIES, analyse, curve, text
+from batchscale.findings import CURRENCIES, analyse, by_target, curve, text
 from batchscale.records import diverged, load
 
 STUDY = synthetic.study()
@@ -213,6 +213,23 @@ def test_noise_scale_stands_beside_the_critical_batch_size(known):
     assert noise["low"] < noise["median"] < noise["high"]
     assert noise["reason"] is None
     assert of(analyse(STUDY.assign(noise_scale=np.nan)), WARM, "noise_scale") is None
+
+
+def test_other_targets_are_those_of_an_analysis_with_that_target():
+    rows = by_target(STUDY, [0.5, 0.7])
+    assert [(row["target"], row["experiment"]) for row in rows] == [
+        (target, name) for target in (0.5, 0.7) for name in ("baseline_large", "scaled_lr", "gradual_warmup_scaled_lr")
+    ]
+    for row in rows:
+        fit = analyse(STUDY, target=row["target"])["modes"][row["experiment"]]["critical_batch_size"]
+        assert row["critical_batch_size"] == {key: fit[key] for key in row["critical_batch_size"]}
+        # The way to the target: epochs that end below it; the base rate's curve begins with the small minibatches.
+        names = [row["experiment"], *(["baseline_small"] if row["experiment"] == "baseline_large" else [])]
+        way = STUDY[STUDY["experiment"].isin(names) & (STUDY["accuracy"] < row["target"])]["noise_scale"]
+        assert [row["noise_scale"]["low"], row["noise_scale"]["high"]] == [way.min(), way.max()]
+    assert rows[5]["noise_scale"]["median"] > rows[2]["noise_scale"]["median"]  # it grows as the loss falls
+    (gone,) = by_target(STUDY[STUDY["experiment"] == "scaled_lr"], [0.01], [])
+    assert gone["noise_scale"] is None  # every epoch ends above it
 
 
 def test_noise_scale_that_is_not_always_measurable():

@@ -19,7 +19,7 @@ from batchscale.analysis import RUN
 from batchscale.experiment import MODES, STUDY_COLUMNS, Experiment
 from batchscale.records import digest
 from report import build
-from report.contents import contents, learning_rates
+from report.contents import contents, learning_rates, lower_targets
 
 STUDY = synthetic.study()
 SMALL = synthetic.study(seeds=(0, 1), small=(8, 32), large=(128, 1024))
@@ -389,6 +389,34 @@ def test_check_of_the_learning_rate(tmp_path):
         json.loads((folder / "report.json").read_text(encoding="utf-8")) for folder in (without, with_check)
     )
     assert {key for key in ours if ours[key] != theirs[key]} == {"check"}
+
+
+def test_lower_targets_are_tabled_where_something_is_known(whole):
+    known = {"estimate": 12345.6, "low": 400.0, "high": None}
+    noise = {"median": 241.2, "low": 20.0, "high": 951.0}
+    rows = [
+        {"target": 0.5, "experiment": "scaled_lr", "critical_batch_size": known, "noise_scale": noise},
+        {"target": 0.5, "experiment": "mine", "critical_batch_size": known, "noise_scale": None},
+        {"target": 0.7, "experiment": "mine", "critical_batch_size": dict.fromkeys(known), "noise_scale": noise},
+    ]
+    assert lower_targets(rows) == [
+        ["50.0 %", "linearly scaled rate", "12\u202f300", "≥ 400", "241", "20–951"],
+        ["50.0 %", "mine", "12\u202f300", "≥ 400", "–", ""],
+    ]
+    said = json.loads((whole.parent / "report.json").read_text(encoding="utf-8"))
+    assert {row[0] for row in said["targets"]} == {"50.0 %", "60.0 %", "70.0 %"}  # the threshold is 75 %
+    assert "The critical batch size at lower targets" in text(whole)
+
+
+def test_what_was_written_about_other_records_is_not_printed(whole):
+    discussion = (PROJECT / "report" / build.DISCUSSION).read_text(encoding="utf-8")
+    heading = re.search(r"^== (.*)$", discussion, re.MULTILINE)[1]
+    assert heading not in text(whole)
+    said = whole.parent / "report.json"
+    before = said.read_text(encoding="utf-8")
+    said.write_text(before.replace('"is_discussed": false', '"is_discussed": true'), encoding="utf-8")
+    assert heading in text(whole)
+    said.write_text(before, encoding="utf-8")
 
 
 def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):

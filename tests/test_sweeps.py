@@ -56,6 +56,27 @@ def test_records_once(tmp_path, capsys):
     assert sweeps.pending(experiments, tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("model name\t: A CPU @ 2 GHz\nflags\t: fpu\n\nmodel name\t: A CPU @ 2 GHz\n", "A CPU @ 2 GHz"),
+        ("processor\t: 0\nCPU part\t: 0xd0c\n", "arm64"),  # ARM's kernel has no names
+        (None, "arm64"),  # another system
+    ],
+)
+def test_the_record_names_the_cpu(tmp_path, monkeypatch, told, name):
+    class Read:
+        def read_text(self, encoding):
+            if told is None:
+                raise FileNotFoundError
+            return told
+
+    monkeypatch.setattr(sweeps, "Path", lambda path: Read())
+    monkeypatch.setattr(sweeps.platform, "processor", str)
+    monkeypatch.setattr(sweeps.platform, "machine", lambda: "arm64")
+    assert sweeps._cpu() == name
+
+
 def test_only_what_is_missing(tmp_path):
     sweeps.run(tiny([16]), data_dir=tmp_path)
     assert sweeps.pending(tiny([16, 64]), tmp_path) == tiny([64])

@@ -88,7 +88,7 @@ def contents(
         "verdicts": _verdicts(result),
         "open": _open(result),
         "time": _time(result),
-        "frontier": _frontier(result, settings["device"]),
+        "frontier": _frontier(result, _devices(known)),
         "discussion": _discussion(result),
         "missing": _missing(result),
         "target": None if result["target"] is None else _percent(result["target"]),
@@ -148,6 +148,12 @@ def _values(sidecars: Iterable[dict], of: Callable[[dict], object]) -> Counter:
             )
             values[exact] += 1
     return values
+
+
+def _devices(known: dict[Run, dict]) -> dict[int, Counter]:
+    """By seed, as `_values`."""
+    seeds = {run[2]: [sidecar for other, sidecar in known.items() if other[2] == run[2]] for run in known}
+    return {seed: _values(of_seed, _SETTINGS["device"]) for seed, of_seed in seeds.items()}
 
 
 def _shown(values: Counter) -> str:
@@ -414,7 +420,7 @@ def _time(result: dict) -> list[str]:
     return sentences
 
 
-def _frontier(result: dict, devices: Counter) -> list[str]:
+def _frontier(result: dict, devices: dict[int, Counter]) -> list[str]:
     rows = result["frontier"]
     best = [row for row in rows if not row["dominated"]]
     if not best:
@@ -434,8 +440,12 @@ def _frontier(result: dict, devices: Counter) -> list[str]:
             f"{of} {len(best)} are worth choosing: no other is at least as accurate in no more time. They go from "
             f"{named(best[0])} to {named(best[-1])}."
         ]
-    if len(devices) > 1:
+    if any(len(of_seed) > 1 for of_seed in devices.values()):
         sentences.append("The times are of different devices and cannot be compared.")
+    elif len({name for of_seed in devices.values() for name in of_seed}) > 1:
+        sentences.append(
+            "Not all seeds were trained on the same device, but each on one: means over the same seeds can be compared."
+        )
     return sentences
 
 

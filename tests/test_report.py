@@ -334,6 +334,11 @@ def test_frontier_in_words():
     two = [sidecar(name="scaled_lr", batch_size=128, seed=seed, device=name) for seed, name in ((0, "A100"), (1, "T4"))]
     assert contents(SMALL, two, result)["frontier"] == [
         expected,
+        "Not all seeds were trained on the same device, but each on one: means over the same seeds can be compared.",
+    ]
+    third = sidecar(name="scaled_lr", batch_size=1024, seed=0, device="T4")
+    assert contents(SMALL, [*two, third], result)["frontier"] == [
+        expected,
         "The times are of different devices and cannot be compared.",
     ]
 

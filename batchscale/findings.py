@@ -7,6 +7,7 @@
 Pure functions: no files, no clock.
 """
 
+import itertools
 import math
 import textwrap
 from collections.abc import Collection, Iterable
@@ -183,12 +184,9 @@ def text(result: dict, width: int = 80) -> str:
                 f"  - noise scale: {middle} (from {_number(noise['low'])} {upwards} over epochs and runs{also})"
             )
     for effect in result["effects"] if result["modes"] else []:
-        shown = [
-            f"{row['batch_size']}: {100 * row['difference']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
-            if row["difference"] is not None
-            else f"{row['batch_size']}: – ({row['reason']})"
-            for row in effect["batch_sizes"]
-        ]
+        shown = []
+        for said, rows in itertools.groupby(effect["batch_sizes"], _difference):
+            shown.append(f"{', '.join(str(row['batch_size']) for row in rows)}: {said}")
         listed = "; ".join(shown) or effect["reason"]
         parts.append(f"Effect of {effect['effect']}, points of accuracy by batch size: {listed}")
     best = [row for row in result["frontier"] if not row["dominated"]]
@@ -211,6 +209,12 @@ def text(result: dict, width: int = 80) -> str:
         )
         for part in parts
     )
+
+
+def _difference(row: dict) -> str:
+    if row["difference"] is None:
+        return f"– ({row['reason']})"
+    return f"{100 * row['difference']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
 
 
 def _mode(

@@ -25,7 +25,6 @@ from report.contents import contents, learning_rates, lower_targets
 HERE = Path(__file__).parent
 DISCUSSION = "discussion.typ"  # of the records whose digest its first line names
 CHECK = "learning_rate_check"  # a folder of the records' own, with runs that are no part of the study
-TENTHS = [tenth / 10 for tenth in range(1, 10)]
 TEXT_WIDTH = 6.3  # inches, as in report.typ: figures keep their size, and letters theirs
 _STYLE = ["default", {"font.size": 8, "axes.titlesize": 8, "lines.linewidth": 1.2, "svg.hashsalt": "batchscale"}]
 
@@ -61,8 +60,8 @@ def prepare(data_dir: Path, folder: Path) -> Path:
     name = data_dir.resolve().name
     said = contents(table, records.sidecars(data_dir), result, diverged, folder=name)
     said |= {"digest": records.digest(data_dir), "figures": [], "check": None}
-    below = [target for target in TENTHS if target < (result["target"] or 0)][-3:]
-    said["targets"] = lower_targets(findings.by_target(table, below, diverged))
+    lower = findings.by_target(table, tenths_below(result["target"])[-3:], diverged)
+    said["targets"] = lower_targets(lower)
     # What somebody wrote about certain records is not printed about others.
     said["is_discussed"] = said["digest"] in (HERE / DISCUSSION).read_text(encoding="utf-8").splitlines()[0]
     check = data_dir / CHECK
@@ -70,7 +69,7 @@ def prepare(data_dir: Path, folder: Path) -> Path:
     if len(checked) or check_diverged:
         rows = learning_rates(checked, check_diverged)
         said["check"] = {"folder": f"{name}/{CHECK}", "digest": records.digest(check), "rows": rows}
-    for figure, (size, draw) in _figures(table, result, diverged).items():
+    for figure, (size, draw) in _figures(table, result, lower if said["targets"] else [], diverged).items():
         _save(draw, size, folder / f"{figure}.svg")
         said["figures"].append(figure)
     (folder / "report.json").write_text(json.dumps(said, ensure_ascii=False, allow_nan=False), encoding="utf-8")
@@ -79,8 +78,13 @@ def prepare(data_dir: Path, folder: Path) -> Path:
     return folder / "report.typ"
 
 
+def tenths_below(target: float | None) -> list[float]:
+    """The accuracies 0.1, 0.2, … below a target, which more runs reach; none below none."""
+    return [tenth / 10 for tenth in range(1, 10) if tenth / 10 < (target or 0)]
+
+
 def _figures(
-    table: pd.DataFrame, result: dict, diverged: list[analysis.Run]
+    table: pd.DataFrame, result: dict, lower: list[dict], diverged: list[analysis.Run]
 ) -> dict[str, tuple[tuple[float, float], Callable[[Axes], None]]]:
     """Sizes in inches, and what draws them, of the figures that have something to show."""
     final = analysis.over_seeds(analysis.final(analysis.without(table, diverged)), "accuracy")
@@ -91,13 +95,15 @@ def _figures(
         plots.threshold_line(ax, analysis.threshold(table, diverged=diverged))
         plots.label_lines(ax)
 
-    def to_target(ax: Axes, column: str) -> None:
+    def to_target(ax: Axes, column: str, target: float) -> None:
         curves = findings.curves(analysis.to_target(table, target, diverged), modes)
         plots.to_target(ax, curves, analysis.means_to_target(curves), column, target)
-        if column == "updates":
-            for name, mode in modes.items():
-                plots.critical_batch_size(ax, name, mode["critical_batch_size"], modes)
-            legend_beside(ax)
+
+    def updates(ax: Axes, target: float, fits: dict[str, dict]) -> None:
+        to_target(ax, "updates", target)
+        for name, fit in fits.items():
+            plots.critical_batch_size(ax, name, fit, modes)
+        legend_beside(ax)
 
     def effects(ax: Axes) -> None:
         plots.effects(ax, result["effects"])
@@ -119,8 +125,13 @@ def _figures(
     if any(row["difference"] is not None for effect in result["effects"] for row in effect["batch_sizes"]):
         figures["effects"] = (TEXT_WIDTH, 2.3), effects
     if target is not None and modes:
-        figures["updates"] = (TEXT_WIDTH, 2.7), lambda ax: to_target(ax, "updates")
-        figures["time"] = (TEXT_WIDTH, 2.1), lambda ax: to_target(ax, "running_time")
+        fits = {name: mode["critical_batch_size"] for name, mode in modes.items()}
+        figures["updates"] = (TEXT_WIDTH, 2.7), lambda ax: updates(ax, target, fits)
+        figures["time"] = (TEXT_WIDTH, 2.1), lambda ax: to_target(ax, "running_time", target)
+    if lower:
+        highest = lower[-1]["target"]
+        of_highest = {row["experiment"]: row["critical_batch_size"] for row in lower if row["target"] == highest}
+        figures["lower_target"] = (TEXT_WIDTH, 2.7), lambda ax: updates(ax, highest, of_highest)
     if any(mode["critical_batch_size"]["estimate"] or mode["noise_scale"] for mode in modes.values()):
         figures["noise_scales"] = (TEXT_WIDTH, 0.9 + 0.4 * len(modes)), lambda ax: plots.noise_scales(ax, modes)
     verdicts = [mode["breaking_point"] for mode in modes.values()]

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -131,6 +132,7 @@ def test_a_whole_study_is_a_short_paper(whole):
         "effects",
         "updates",
         "time",
+        "lower_target",
         "noise_scales",
         "breaking_points",
         "frontier",
@@ -414,14 +416,16 @@ def test_lower_targets_are_tabled_where_something_is_known(whole):
 
 
 def test_what_was_written_about_other_records_is_not_printed(whole):
-    discussion = (PROJECT / "report" / build.DISCUSSION).read_text(encoding="utf-8")
-    heading = re.search(r"^== (.*)$", discussion, re.MULTILINE)[1]
+    heading = re.search(r"^== (.*)$", (whole.parent / build.DISCUSSION).read_text(encoding="utf-8"), re.MULTILINE)[1]
     assert heading not in text(whole)
-    said = whole.parent / "report.json"
-    before = said.read_text(encoding="utf-8")
-    said.write_text(before.replace('"is_discussed": false', '"is_discussed": true'), encoding="utf-8")
-    assert heading in text(whole)
-    said.write_text(before, encoding="utf-8")
+
+
+def test_what_was_written_about_these_records_is_printed(tmp_path, monkeypatch):
+    data, here = write(SMALL, tmp_path / "data"), tmp_path / "report"
+    shutil.copytree(build.HERE, here)
+    (here / build.DISCUSSION).write_text(f"// of {digest(data)}\n\n== Seen here\n", encoding="utf-8")
+    monkeypatch.setattr(build, "HERE", here)
+    assert "Seen here" in text(build.prepare(data, tmp_path))
 
 
 def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):

@@ -1,0 +1,70 @@
+"""What is committed as a result was made from the committed records: notebooks, report, README."""
+
+import json
+import re
+import shutil
+
+import pytest
+from conftest import PROJECT
+
+from batchscale import cli, notebooks, records
+from report import build, committed
+
+DATA = PROJECT / "data"
+
+
+def outputs(name: str) -> list[dict]:
+    cells = json.loads((PROJECT / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return [output for cell in cells for output in cell.get("outputs", [])]
+
+
+@pytest.mark.parametrize("name", [*notebooks.TRAINING, notebooks.RESULTS])
+def test_notebooks_were_executed_on_the_committed_records(name):
+    cells = json.loads((PROJECT / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    counts = [cell["execution_count"] for cell in cells if cell["cell_type"] == "code"]
+    assert counts == list(range(1, len(counts) + 1))  # all of them, from top to bottom
+    assert {output["output_type"] for output in outputs(name)} <= {"stream", "display_data", "execute_result"}
+    assert not [output for output in outputs(name) if output.get("name") == "stderr"]
+    printed = "".join(line for output in outputs(name) for line in output.get("text", []))
+    assert f"SHA-256 of all CSVs in data_dir: {records.digest(DATA)}" in printed
+    assert not re.search(r"(^|\s)/\w+/", printed)  # where it was executed is nobody's business
+    assert any("image/png" in output.get("data", {}) for output in outputs(name))
+
+
+def test_the_report_was_built_from_the_committed_records():
+    content = (PROJECT / "report.pdf").read_bytes()
+    for folder in (DATA, DATA / build.CHECK):
+        assert f"sha256:{records.digest(folder)}".encode() in content
+
+
+def test_the_discussion_was_written_for_the_committed_records():
+    source = PROJECT / "report" / build.DISCUSSION
+    assert records.digest(DATA) in source.read_text(encoding="utf-8").splitlines()[0]
+
+
+def test_the_readme_says_what_the_committed_records_say():
+    page = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert page.split(committed.START)[1].split(committed.END)[0] == committed.headline(DATA)
+    assert (PROJECT / committed.FIGURE).is_file()
+
+
+def test_the_study_on_the_committed_records_trains_nothing(tmp_path, capfd):
+    """make study DATASET=cifar10 OUT=data, on a copy and where there are no images."""
+    out = tmp_path / "data"
+    shutil.copytree(DATA, out)
+    before = {path.name: path.read_bytes() for path in out.glob("*_bs*")}
+    command = ["study", "--out", str(out), "--dataset", "cifar10", "--data-root", str(tmp_path / "nothing here")]
+    assert cli.main(command) == 0
+    assert {path.name: path.read_bytes() for path in out.glob("*_bs*")} == before
+    assert "images/s" not in capfd.readouterr().out
+    assert not (tmp_path / "nothing here").exists()
+
+
+def test_every_record_is_whole():
+    """Each CSV of the study and of the check lies beside a sidecar that says it is complete, or that it diverged."""
+    for folder in (DATA, DATA / build.CHECK):
+        stems = {path.stem for path in folder.glob("*.csv")}
+        status = {path.stem: json.loads(path.read_text(encoding="utf-8"))["status"] for path in folder.glob("*.json")}
+        assert stems
+        assert stems <= set(status)
+        assert set(status.values()) <= {"complete", "diverged"}

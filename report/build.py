@@ -127,19 +127,19 @@ def _figures(
     if target is not None and modes:
         fits = {name: mode["critical_batch_size"] for name, mode in modes.items()}
         figures["updates"] = (TEXT_WIDTH, 2.7), lambda ax: updates(ax, target, fits)
-        figures["time"] = (TEXT_WIDTH, 2.4), lambda ax: to_target(ax, "running_time", target)
+        figures["time"] = (TEXT_WIDTH, 2.3), lambda ax: to_target(ax, "running_time", target)
     if lower:
         highest = lower[-1]["target"]
         of_highest = {row["experiment"]: row["critical_batch_size"] for row in lower if row["target"] == highest}
-        figures["lower_target"] = (TEXT_WIDTH, 2.7), lambda ax: updates(ax, highest, of_highest)
+        figures["lower_target"] = (TEXT_WIDTH, 2.5), lambda ax: updates(ax, highest, of_highest)
     if any(mode["critical_batch_size"]["estimate"] or mode["noise_scale"] for mode in modes.values()):
         figures["noise_scales"] = (TEXT_WIDTH, 0.9 + 0.4 * len(modes)), lambda ax: plots.noise_scales(ax, modes)
     verdicts = [mode["breaking_point"] for mode in modes.values()]
     if any(verdict[currency] for verdict in verdicts for currency in findings.CURRENCIES):
-        height = min(0.5 + 1.1 * len(modes), 8)
+        height = min(0.5 + len(modes), 8)
         figures["breaking_points"] = (TEXT_WIDTH, height), lambda ax: plots.breaking_points(ax, modes)
     if result["frontier"]:
-        figures["frontier"] = (TEXT_WIDTH, 2.5), frontier
+        figures["frontier"] = (TEXT_WIDTH, 2.3), frontier
     return figures
 
 

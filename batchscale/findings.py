@@ -184,9 +184,10 @@ def text(result: dict, width: int = 80) -> str:
                 f"  - noise scale: {middle} (from {_number(noise['low'])} {upwards} over epochs and runs{also})"
             )
     for effect in result["effects"] if result["modes"] else []:
-        shown = []
-        for said, rows in itertools.groupby(effect["batch_sizes"], _difference):
-            shown.append(f"{', '.join(str(row['batch_size']) for row in rows)}: {said}")
+        shown = [
+            f"{', '.join(str(row['batch_size']) for row in rows)}: {difference}"
+            for difference, rows in itertools.groupby(effect["batch_sizes"], _difference)
+        ]
         listed = "; ".join(shown) or effect["reason"]
         parts.append(f"Effect of {effect['effect']}, points of accuracy by batch size: {listed}")
     best = [row for row in result["frontier"] if not row["dominated"]]

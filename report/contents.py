@@ -152,8 +152,10 @@ def _values(sidecars: Iterable[dict], of: Callable[[dict], object]) -> Counter:
 
 def _devices(known: dict[Run, dict]) -> dict[int, Counter]:
     """By seed, as `_values`."""
-    seeds = {run[2]: [sidecar for other, sidecar in known.items() if other[2] == run[2]] for run in known}
-    return {seed: _values(of_seed, _SETTINGS["device"]) for seed, of_seed in seeds.items()}
+    return {
+        seed: _values((sidecar for run, sidecar in known.items() if run[2] == seed), _SETTINGS["device"])
+        for seed in {run[2] for run in known}
+    }
 
 
 def _shown(values: Counter) -> str:

@@ -175,6 +175,7 @@ def test_small_records_say_what_they_can():
     assert "one seed" in of(single, WARM)["reasons"]["accuracy"]
     assert of(single, WARM, "critical_batch_size")["low"] is not None  # the batch sizes are there to say
     assert single["effects"][0]["batch_sizes"][0]["reason"] == "1 pair of equal seeds; two are needed"
+    assert text(single, width=1000).count("two are needed") == len(single["effects"])  # once, not at every size
     assert analyse(STUDY[STUDY["seed"] < 2])["missing"] == []  # two are enough for an interval
 
 

@@ -64,7 +64,7 @@ def test_records_once(tmp_path, capsys):
         (None, "arm64"),  # another system
     ],
 )
-def test_the_record_names_the_cpu(tmp_path, monkeypatch, told, name):
+def test_the_record_names_the_cpu(monkeypatch, told, name):
     class Read:
         def read_text(self, encoding):
             if told is None:

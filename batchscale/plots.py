@@ -377,7 +377,7 @@ def frontier(ax: Axes, rows: Sequence[dict]) -> None:
         ax.plot(*([row[c] for row in best] for c in ("running_time", "accuracy")), color="0.6", linewidth=1, zorder=0)
     if names:
         ax.legend(fontsize=8, title="number: batch size", title_fontsize=8)
-        ax.margins(0.12)
+        ax.margins(x=0.16, y=0.12)  # room for the numbers beside the points
     _value_axis(ax, "accuracy")
     ax.set_xlabel(COLUMN_LABELS["running_time"])
     if names:

@@ -110,7 +110,6 @@ def _figures(
         legend_beside(ax)
 
     def frontier(ax: Axes) -> None:
-        ax.margins(y=0.12)  # room for the numbers above the points
         plots.frontier(ax, result["frontier"])
         legend_beside(ax)
 
@@ -126,20 +125,20 @@ def _figures(
         figures["effects"] = (TEXT_WIDTH, 2.3), effects
     if target is not None and modes:
         fits = {name: mode["critical_batch_size"] for name, mode in modes.items()}
-        figures["updates"] = (TEXT_WIDTH, 2.7), lambda ax: updates(ax, target, fits)
-        figures["time"] = (TEXT_WIDTH, 2.3), lambda ax: to_target(ax, "running_time", target)
+        figures["updates"] = (TEXT_WIDTH, 2.5), lambda ax: updates(ax, target, fits)
+        figures["time"] = (TEXT_WIDTH, 2.1), lambda ax: to_target(ax, "running_time", target)
     if lower:
         highest = lower[-1]["target"]
         of_highest = {row["experiment"]: row["critical_batch_size"] for row in lower if row["target"] == highest}
-        figures["lower_target"] = (TEXT_WIDTH, 2.5), lambda ax: updates(ax, highest, of_highest)
+        figures["lower_target"] = (TEXT_WIDTH, 2.4), lambda ax: updates(ax, highest, of_highest)
     if any(mode["critical_batch_size"]["estimate"] or mode["noise_scale"] for mode in modes.values()):
         figures["noise_scales"] = (TEXT_WIDTH, 0.9 + 0.4 * len(modes)), lambda ax: plots.noise_scales(ax, modes)
     verdicts = [mode["breaking_point"] for mode in modes.values()]
     if any(verdict[currency] for verdict in verdicts for currency in findings.CURRENCIES):
-        height = min(0.5 + len(modes), 8)
+        height = min(0.4 + 0.95 * len(modes), 8)
         figures["breaking_points"] = (TEXT_WIDTH, height), lambda ax: plots.breaking_points(ax, modes)
     if result["frontier"]:
-        figures["frontier"] = (TEXT_WIDTH, 2.3), frontier
+        figures["frontier"] = (TEXT_WIDTH, 2.1), frontier
     return figures
 
 

@@ -21,6 +21,7 @@ from batchscale.experiment import LARGE_BATCH_SIZES, MODES, SMALL_BATCH_SIZES, E
 from batchscale.records import load
 
 TINY = {"dataset": "digits", "width": 0.1, "train_size": 256, "epochs": 2, "warmup_epochs": 1}
+ONE_RUN = {"batch_sizes": [64], "seeds": [0], **TINY}
 PARAMETERS = {"data_dir", "dataset", "data_root", "batch_sizes", "seeds", "epochs", "base_lr", "reference_batch_size"}
 PARAMETERS |= {"warmup_epochs", "train_size", "width", "workers"}
 
@@ -66,9 +67,11 @@ def test_the_rule_of_the_mode(name):
     mode = name.removesuffix("_large_minibatch").removesuffix("_minibatch")
     mode = {"baseline": "baseline_large"}.get(mode, mode)
     assert [
-        (run.name, run.batch_size, run.lr_scaling, run.warmup, run.warmup_epochs) for run in scope["experiments"]
+        (run.name, run.seed, run.batch_size, run.lr_scaling, run.warmup, run.warmup_epochs)
+        for run in scope["experiments"]
     ] == [
-        (mode, size, MODES[mode]["lr_scaling"], MODES[mode]["warmup"], 2)
+        (mode, seed, size, MODES[mode]["lr_scaling"], MODES[mode]["warmup"], 2)
+        for seed in scope["seeds"]
         for size in (SMALL_BATCH_SIZES if mode == "baseline_small" else LARGE_BATCH_SIZES)
     ]
 
@@ -177,7 +180,7 @@ def test_from_a_folder_with_a_space_and_another_working_directory(tmp_path):
     elsewhere.mkdir()
     source = copy / f"{notebooks.TRAINING[0]}.ipynb"
     executed = papermill(
-        source, elsewhere / "out.ipynb", elsewhere, project_dir=str(copy), batch_sizes=[64], data_dir="my data", **TINY
+        source, elsewhere / "out.ipynb", elsewhere, project_dir=str(copy), data_dir="my data", **ONE_RUN
     )
     assert load(copy / "my data")["batch_size"].tolist() == [64, 64]  # relative to the project
     assert f"project {copy.name}" in text(executed)
@@ -193,8 +196,7 @@ def test_from_below_the_project(tmp_path):
         PROJECT / f"{notebooks.TRAINING[3]}.ipynb",
         folder / "out.ipynb",
         folder,
-        batch_sizes=[32],
-        **(TINY | {"epochs": 1}),
+        **(ONE_RUN | {"epochs": 1}),
     )
     assert f"project {folder.parent.name}" in text(executed)
     assert load(folder.parent / "data")["epoch"].tolist() == [1]
@@ -203,7 +205,7 @@ def test_from_below_the_project(tmp_path):
 def test_recorded_runs_are_shown_without_images(tmp_path):
     """The committed records of CIFAR-10 can be looked at where there are no images, and no download is tried."""
     name = notebooks.TRAINING[0]
-    small = {"batch_sizes": [64], "data_dir": str(tmp_path / "data"), **TINY}
+    small = {"data_dir": str(tmp_path / "data"), **ONE_RUN}
     papermill(PROJECT / f"{name}.ipynb", tmp_path / "first.ipynb", PROJECT, **small)
     for path in (tmp_path / "data").glob("*.json"):  # as if they had been trained on CIFAR-10
         path.write_text(path.read_text().replace('"digits"', '"cifar10"'))

@@ -69,7 +69,7 @@ def contents(
             f"{_count(len(records), 'recorded epoch')}"
         ),
         "abstract": [
-            _scope(runs, settings["data set"]),
+            _scope(runs, settings),
             *_threshold(result),
             *(_accuracy(result) if len(result["modes"]) <= 3 else []),
             *_critical_batch_sizes_in_short(result),
@@ -196,11 +196,17 @@ def _rule(sidecar: dict) -> str:
     return f"{scaling}, {experiment['warmup']} warm-up of {_count(experiment['warmup_epochs'], 'epoch')}"
 
 
-def _scope(runs: pd.DataFrame, data_sets: Counter) -> str:
+def _scope(runs: pd.DataFrame, settings: dict[str, Counter]) -> str:
     sizes, seeds = runs["batch_size"], runs["seed"].nunique()
     of = f"of {sizes.min()}" if sizes.nunique() == 1 else f"from {sizes.min()} to {sizes.max()}"
+    data_sets, widths, devices = (settings[name] for name in ("data set", "width", "device"))
     on = f"on the data set {_listed(data_sets)}" if data_sets else "on a data set that is not recorded"
-    return f"This report rests on {_count(len(runs), 'run')} {on}, with batch sizes {of} and {_count(seeds, 'seed')}."
+    at = f" at width {_listed(widths)}" if widths else ""
+    by = f", trained on {_listed(devices)}" if devices else ""
+    return (
+        f"This report rests on {_count(len(runs), 'run')} {on}{at}{by}, with batch sizes {of} and "
+        f"{_count(seeds, 'seed')}."
+    )
 
 
 def _study() -> dict[str, str]:

@@ -84,7 +84,12 @@ CASES = {
     ),
     "five columns": (
         lambda folder: write(SMALL, folder, list(STUDY_COLUMNS)),
-        ["have no column updates", "are not recorded", "The gradient noise scale was not measured"],
+        [
+            "on a data set that is not recorded, with",
+            "have no column updates",
+            "are not recorded",
+            "The gradient noise scale was not measured",
+        ],
     ),
     "own names": (own_names, list(ODD_NAMES)),
 }
@@ -143,6 +148,7 @@ def test_it_says_what_it_was_built_from(whole):
     words = text(whole)
     runs = len(STUDY[RUN].drop_duplicates())
     assert f"Built from the folder some records: {runs} runs of 4 modes of training, 2340 recorded epochs." in words
+    assert f"rests on {runs} runs on the data set cifar10 at width 1, trained on A100 (cuda), with batch" in words
     assert str(whole.parent.parent) not in words
     for fact in ("2.9.0", "A100 (cuda)", "cifar10", "5\u202f852\u202f170", "0.002", "gradual warm-up of 2 epochs"):
         assert fact in words or fact.replace("\u202f", " ") in words, fact

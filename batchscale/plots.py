@@ -266,7 +266,7 @@ def breaking_points(ax: Axes, modes: dict[str, dict]) -> None:
     bounds = [bound for verdict in verdicts for interval in verdict["intervals"].values() for bound in interval]
     points = [verdict[currency] for verdict in verdicts for currency in _CURRENCY_MARKERS]
     powers = _powers([*sizes, *bounds, *points])
-    _log2_axis(ax, powers[:: 1 + len(powers) // 14])  # numbers that do not touch
+    _log2_axis(ax, powers)
     left = powers[0] / 1.5
     ax.set_xlim(left, powers[-1] * 1.5)
     for place, (name, currency) in enumerate(rows):
@@ -350,7 +350,7 @@ def noise_scales(ax: Axes, modes: dict[str, dict]) -> None:
             ax.plot([], [], "o", color="0.3", markerfacecolor=face, label=label)
     ax.set_yticks([-place for place in range(len(names))], [textwrap.fill(mode_label(name), 16) for name in names])
     ax.set_ylim(-len(names) + 0.4, 0.6)
-    _log2_axis(ax, powers[:: 1 + len(powers) // 14])  # numbers that do not touch
+    _log2_axis(ax, powers)
     ax.set_xlim(powers[0] / 1.5, right)
     ax.set_xlabel("images")
     _legend_above(ax)
@@ -510,7 +510,7 @@ def _log2_axis(ax: Axes, batch_sizes: Iterable[int]) -> None:
     ax.set_xscale("log", base=2)
     if len(sizes) == 1:  # or else the axis would end at the next floats
         ax.set_xlim(sizes[0] / 2, sizes[0] * 2)
-    ax.xaxis.set_major_locator(FixedLocator(sizes))
+    ax.xaxis.set_major_locator(FixedLocator(sizes, nbins=14))  # of more, every second
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:.10g}"))
     ax.tick_params(axis="x", labelrotation=45 if len(sizes) > 7 else 0)

@@ -242,6 +242,12 @@ def test_noise_scales_beside_critical_batch_sizes():
     assert texts(ax) == ["B_crit not determined"]
 
 
+def test_every_second_of_many_powers_of_two_is_named():
+    _, ax = plt.subplots()
+    plots.noise_scales(ax, {"mine": mode(noise=(900, 4, 1_000_000))})
+    assert [text.get_text() for text in ax.get_xticklabels()] == [str(4**power) for power in range(1, 11)]
+
+
 def test_noise_scales_that_are_not_measurable_or_not_measured():
     _, ax = plt.subplots()
     modes = {"scaled_lr": mode(noise=(50, 40, None)), "mine": mode(noise=(None, 40, None)), "none": mode()}

@@ -53,6 +53,7 @@ def test_parameters_are_the_studys_defaults(name):
     study = Experiment(batch_size=1, width=0.25)  # as recorded in data/
     for field in ("epochs", "base_lr", "reference_batch_size", "warmup_epochs", "dataset", "train_size", "width"):
         assert values[field] == getattr(study, field), field
+    assert values["seeds"] == [0, 1, 2]
     sizes = SMALL_BATCH_SIZES if name == "baseline_small_minibatch" else LARGE_BATCH_SIZES
     assert tuple(values["batch_sizes"]) == sizes
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")

@@ -144,6 +144,10 @@ def test_a_whole_study_is_a_short_paper(whole):
     ]
 
 
+def test_the_committed_report_is_a_short_paper(tmp_path):
+    assert 4 <= pages(build.prepare(PROJECT / "data", tmp_path)) <= 8
+
+
 def test_it_says_what_it_was_built_from(whole):
     words = text(whole)
     runs = len(STUDY[RUN].drop_duplicates())

@@ -130,7 +130,7 @@ def work(
                 except RayTaskError as error:
                     fail(experiment, f"{experiment}: {type(error.cause).__name__}: {first_line(error.cause)}")
                 except RayError as error:
-                    forget_dead(setting.data_dir / f".{experiment.stem}.lock", *started.pop(experiment, (0, "")))
+                    forget_dead(setting.lock_file(experiment), *started.pop(experiment, (0, "")))
                     deaths[experiment] += 1
                     if deaths[experiment] > RETRIES:
                         times = f"its node or process died {deaths[experiment]} times"
@@ -238,7 +238,7 @@ def _bring_back(
     if not files:
         return
     with (
-        lock(setting.data_dir / f".{experiment.stem}.lock", setting.sweep),
+        lock(setting.lock_file(experiment), setting.sweep),
         tempfile.TemporaryDirectory() as folder,
     ):
         for name, content in files.items():

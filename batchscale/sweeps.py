@@ -73,6 +73,10 @@ class Setting:
         """Where files are written first, and where locks are."""
         return self.scratch or self.data_dir
 
+    def lock_file(self, experiment: Experiment) -> Path:
+        """Held by whoever trains it."""
+        return self.folder / f".{experiment.stem}.lock"
+
 
 def pending(
     experiments: Iterable[Experiment], data_dir: str | os.PathLike, scratch_dir: str | os.PathLike | None = None
@@ -163,6 +167,11 @@ def run(
         sweep=f"process {os.getpid()} on {socket.gethostname()}",
     )
     todo = pending(experiments, data_dir, scratch)
+    for experiment in set(experiments).difference(todo):
+        left = setting.lock_file(experiment)
+        if left.exists():  # who held it was killed when the record was finished; nobody else would take it again
+            with contextlib.suppress(Busy, SaveError), lock(left, setting.sweep):
+                pass
     if len(todo) < len(experiments):
         print(f"{len(experiments) - len(todo)} of {len(experiments)} recorded already", flush=True)
     if todo:
@@ -289,7 +298,7 @@ class Process:
                 if self.stop.is_set():
                     break
                 try:
-                    with lock(setting.folder / f".{experiment.stem}.lock", setting.sweep):
+                    with lock(setting.lock_file(experiment), setting.sweep):
                         self._complete(experiment)
                 except Busy as other:
                     if setting.when_locked == "wait" or other.holder == setting.sweep:  # our own workers are waited for

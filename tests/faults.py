@@ -78,7 +78,7 @@ def at_step(folder: Path, at: int, action: Callable[[], None]) -> Iterator[list[
         return real["replace"](path, target)
 
     def removed(path, missing_ok=False):
-        if path.exists() and not path.name.endswith((".lock", ".tmp")) and step("remove", path):
+        if path.exists() and path.suffix != ".tmp" and step("remove", path):
             action()
         return real["unlink"](path, missing_ok=missing_ok)
 

@@ -17,6 +17,7 @@ from test_storage import wait_until
 from batchscale import progress, storage, sweeps, training
 from batchscale.experiment import Experiment, UserError, study
 from batchscale.records import Keeper, load, read_csv
+from batchscale.storage import lock
 from batchscale.training import Training
 
 TIMES = ["running_time", "epoch_time", "images_per_second"]
@@ -122,6 +123,19 @@ def test_another_experiment_is_refused_before_anything_is_trained(tmp_path):
     with pytest.raises(UserError, match=r"base_lr is 0\.002 there but 0\.01 was asked for"):
         sweeps.run(tiny([16, 64], base_lr=0.01), data_dir=tmp_path)
     assert not (tmp_path / "baseline_small_bs16_seed0.csv").exists()
+
+
+def test_a_lock_file_beside_a_finished_record(tmp_path):
+    """Left by a process that was killed just then, it goes; one that is held stays, and is not waited for."""
+    (experiment,) = tiny([16])
+    sweeps.run([experiment], data_dir=tmp_path)
+    left = tmp_path / f".{experiment.stem}.lock"
+    left.write_text("process 7 on here", encoding="utf-8")
+    sweeps.run([experiment], data_dir=tmp_path)
+    assert not left.exists()
+    with lock(left, "process 8 on here"):
+        sweeps.run([experiment], data_dir=tmp_path)
+        assert left.read_text(encoding="utf-8") == "process 8 on here"
 
 
 def test_workers_is_a_number(tmp_path):

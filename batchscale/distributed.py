@@ -48,7 +48,8 @@ class Group:
     Attributes:
         rank: number of this one, from 0.
         count: how many there are.
-        in_step: the others wait for what the first one says; not so while all train, or once one has left that.
+        in_step: the others wait for what the first one says; not so while all train, or once one has left that, or is
+            gone.
 
     Every method but `share` has to be called by all of them, in the same order.
 
@@ -62,6 +63,15 @@ class Group:
     @property
     def is_out_of_step(self) -> bool:
         return self.count > 1 and not self.in_step
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """What is done together: an error in it is a worker that is gone, to whom nothing can be said any more."""
+        try:
+            yield
+        except RuntimeError as error:
+            self.in_step = False
+            raise WorkerLost(error) from error
 
     def share(self, length: int) -> slice:
         """This worker's places among `length`: shares follow one another, none is lost or repeated."""
@@ -90,7 +100,7 @@ class Group:
             return model
         known = inspect.signature(DistributedDataParallel).parameters
         kept = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # of older torch
-        with _told():
+        with self.told():
             return DistributedDataParallel(model, gradient_as_bucket_view=True, **{kept: False})
 
     def accumulating(self, replica: nn.Module, is_last: bool) -> contextlib.AbstractContextManager:
@@ -100,7 +110,7 @@ class Group:
     def summed(self, values: Tensor) -> Tensor:
         """The sum over the workers, in place."""
         if self.count > 1:
-            with _told():
+            with self.told():
                 distributed.all_reduce(values)
         return values
 
@@ -109,21 +119,13 @@ class Group:
         if self.count == 1:
             return value
         box = [value]
-        with _told():
+        with self.told():
             distributed.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
     def wait(self) -> None:
         """Until all of them are here."""
         self.summed(torch.zeros(()))
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise WorkerLost(error) from error
 
 
 class RunningStatistics:
@@ -168,7 +170,7 @@ class RunningStatistics:
             for buffer in norm.buffers(recurse=False):
                 self.group.summed(buffer)
         for buffer in self._others:
-            with _told():
+            with self.group.told():
                 distributed.broadcast(buffer, src=0)
 
     def _decay(self, workers: int) -> None:
@@ -183,9 +185,10 @@ def group() -> Group:
     """The processes that torchrun started, or this one alone."""
     if not under_torchrun() or os.environ["WORLD_SIZE"] == "1":
         return Group()
-    with _told():
+    ours = Group(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    with ours.told():
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    return Group(distributed.get_rank(), distributed.get_world_size())
+    return ours
 
 
 def lead(command: Callable[[], int]) -> int:
@@ -214,16 +217,19 @@ def _follow(ours: Group) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):  # the first worker answers these, for all
         signal.signal(number, signal.SIG_IGN)
+    is_training = False
     try:
         while (task := ours.from_first(None)) is not None:
+            is_training = True
             experiment, data_root, state = task
             training = Training(experiment, datasets.load(experiment.dataset, data_root, progress=False), group=ours)
             if state is not None:
                 training.load_state_dict(state)
             for _ in training.records():
                 pass
+            is_training = False
     except WorkerLost:  # the first worker says so, or is itself the one; or it had no more to say
-        return int(ours.is_out_of_step)
+        return int(is_training)
     except Exception as error:  # OutOfMemory, a network that fails here alone, ...
         print(f"error: worker {ours.rank}: {first_line(error)}", file=sys.stderr, flush=True)
         return 2

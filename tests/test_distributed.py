@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import nn
 from workers import together
 
-from batchscale import datasets, training
+from batchscale import datasets, distributed, training
 from batchscale.distributed import Group, RunningStatistics, WorkerLost, is_lost
 from batchscale.experiment import Experiment, UserError
 from batchscale.records import load
@@ -201,6 +201,30 @@ def test_a_lost_connection_is_told_from_other_errors():
     assert is_lost(error)
     assert str(WorkerLost(error)).startswith("a worker is gone (Connection closed by peer [127.0.0.1]:57); start again")
     assert not is_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize("say", [lambda ours: ours.from_first(True), lambda ours: ours.wait()])
+def test_a_worker_that_goes_while_the_others_wait_is_said_once(monkeypatch, capsys, say):
+    """Between two epochs, where the first one would go on to say that it ends."""
+    ours = Group(0, 2)
+
+    def gone(*arguments, **keywords):
+        raise RuntimeError("Connection closed by peer")
+
+    def command() -> int:
+        with pytest.raises(WorkerLost) as error:
+            say(ours)
+        print(f"error: {error.value}", file=sys.stderr)
+        return 3
+
+    monkeypatch.setattr(distributed, "group", lambda: ours)
+    for name in ("broadcast_object_list", "all_reduce"):
+        monkeypatch.setattr(torch.distributed, name, gone)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as exit:
+        distributed.lead(command)
+    assert exit.value.code == 3
+    assert capsys.readouterr().err.count("a worker is gone") == 1
 
 
 # ... and the whole program, as torchrun starts it

@@ -48,8 +48,10 @@ def nodes():
         warnings.simplefilter("ignore")  # its own, about itself
         from ray.cluster_utils import Cluster
 
-        # That a node is dead is noticed after seconds, not half a minute.
-        checks = {"health_check_period_ms": 1000, "health_check_timeout_ms": 2000, "health_check_failure_threshold": 2}
+        # That a node is dead is noticed after seconds, not half a minute. A killed one refuses to be asked; one that
+        # does not answer in time may be alive on a busy machine.
+        checks = {"health_check_period_ms": 1000, "health_check_timeout_ms": 20_000}
+        checks["health_check_failure_threshold"] = 2
         head = {"num_cpus": 1, "include_dashboard": False, "_system_config": checks}
         running = Cluster(initialize_head=True, head_node_args=head)
         running.add_node(num_cpus=1, num_gpus=1)
@@ -93,7 +95,7 @@ class Sweep:
             time.sleep(0.02)
 
     def ended(self) -> int:
-        code = self.process.wait(timeout=100)
+        code = self.process.wait(timeout=300)
         assert "Traceback" not in self.said()
         return code
 

@@ -68,7 +68,8 @@ def draw(data_dir: Path, path: Path) -> None:
     plots.threshold_line(axes[0], analysis.threshold(table, diverged=diverged))
     for ax, column in zip(axes[1:], ("updates", "running_time"), strict=True):
         plots.to_target(ax, curves, analysis.means_to_target(curves), column, target)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    shown = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, frameon=False)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import matplotlib.pyplot as plt
 import pytest
 from conftest import PROJECT
 
@@ -46,6 +47,17 @@ def test_the_readme_says_what_the_committed_records_say():
     page = (PROJECT / "README.md").read_text(encoding="utf-8")
     assert page.split(committed.START)[1].split(committed.END)[0] == committed.headline(DATA)
     assert (PROJECT / committed.FIGURE).is_file()
+
+
+def test_the_readmes_figure_says_what_each_mark_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(committed.plt, "close", lambda figure: None)
+    committed.draw(DATA, tmp_path / "study.png")
+    (legend,) = plt.gcf().legends
+    monkeypatch.undo()
+    plt.close()
+    said = [text.get_text() for text in legend.get_texts()]
+    assert len(said) == len(set(said))
+    assert {"base rate", "target not reached: at least this", "diverged here"} < set(said)
 
 
 def test_the_study_on_the_committed_records_trains_nothing(tmp_path, capfd):

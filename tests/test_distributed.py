@@ -227,6 +227,21 @@ def test_a_worker_that_goes_while_the_others_wait_is_said_once(monkeypatch, caps
     assert capsys.readouterr().err.count("a worker is gone") == 1
 
 
+@pytest.mark.parametrize(("tasks", "code"), [([], 0), ([(experiment(), None, None)], 1)])
+def test_the_first_worker_goes_between_two_trainings_or_in_one(monkeypatch, tasks, code):
+    class Follower(Group):
+        def from_first(self, value):
+            if not tasks:
+                raise WorkerLost(RuntimeError("Connection closed by peer"))
+            return tasks.pop()
+
+        def replicated(self, model):
+            return self.from_first(None)
+
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    assert distributed._follow(Follower(1, 2)) == code
+
+
 # ... and the whole program, as torchrun starts it
 
 RUN = ["train", "--dataset", "digits", "--width", "0.25", "--batch-size", "24", "--device", "cpu"]

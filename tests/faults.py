@@ -21,12 +21,13 @@ def kill() -> None:
 def at_step(folder: Path, at: int, action: Callable[[], None]) -> Iterator[list[str]]:
     """Within it, `action` is called before the steps number `at`, `at` + 1, ... (from 1) on files in `folder`.
 
-    A write is begun before `action` is called: half of the content is then in the file. Yields the names of the steps
-    so far.
+    A write is begun before `action` is called: half of the content is then in the file. To remove a lock file is a step
+    for `kill` alone. Yields the names of the steps so far.
     """
     steps: list[str] = []
     real = {name: getattr(Path, name) for name in ("open", "replace", "unlink")}
     fsync = os.fsync
+    no_step = ".tmp" if action is kill else (".lock", ".tmp")
 
     def step(name: str, path) -> bool:
         if Path(path).parent != folder:
@@ -78,7 +79,7 @@ def at_step(folder: Path, at: int, action: Callable[[], None]) -> Iterator[list[
         return real["replace"](path, target)
 
     def removed(path, missing_ok=False):
-        if path.exists() and path.suffix != ".tmp" and step("remove", path):
+        if path.exists() and not path.name.endswith(no_step) and step("remove", path):
             action()
         return real["unlink"](path, missing_ok=missing_ok)
 

@@ -67,7 +67,7 @@ class Run:
                 time.sleep(0.005)
         return self.kill(after, whom)
 
-    def ended(self, timeout: float = 300) -> int:
+    def ended(self, timeout: float = 100) -> int:
         """Its exit code, once the whole group is gone."""
         self.process.join(timeout)
         assert self.process.exitcode is not None, f"still running after {timeout} s"

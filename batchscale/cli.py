@@ -15,6 +15,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import re
 import shutil
 import sys
@@ -25,17 +26,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from batchscale.experiment import (
-    LARGE_BATCH_SIZES,
-    MODES,
-    SMALL_BATCH_SIZES,
-    Experiment,
-    UserError,
-    first_line,
-    shard,
-    study,
-)
-from batchscale.progress import under_torchrun
+from batchscale.errors import UserError, first_line
+from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, Experiment
+from batchscale.modes import MODES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +58,13 @@ class Settings(Experiment):
         """Checked when it becomes an `Experiment`, so that every error has one form."""
 
     def experiments(self, name: str, batch_sizes: tuple[int, ...], seeds: tuple[int, ...]) -> list[Experiment]:
-        """`study` with the settings that were given."""
+        """`grid` with the settings that were given."""
+        from batchscale.sweeps import grid
+
         settings = {field.name: getattr(self, field.name) for field in fields(Experiment)}
         for key in ("name", "batch_size", "seed"):
             del settings[key]
-        return study(name, batch_sizes, seeds, **{key: value for key, value in settings.items() if value != "by-name"})
+        return grid(name, batch_sizes, seeds, **{key: value for key, value in settings.items() if value != "by-name"})
 
     def run(self, experiments: list[Experiment], **how) -> None:
         """Train what is not recorded."""
@@ -125,6 +120,8 @@ class Sweep(Settings):
             for experiment in self.experiments(name, sizes[name], (seed,))
         ]
         if self.shard is not None:
+            from batchscale.sweeps import shard
+
             experiments = shard(experiments, self.shard)
         how = ("workers", "engine", "gpus_per_run", "cores_per_run", "ray_address")
         self.run(experiments, **{name: getattr(self, name) for name in how})
@@ -152,7 +149,7 @@ class Study:
     workers: int | None = None
 
     def __call__(self) -> None:
-        from batchscale import notebooks
+        from batchscale.sweeps import notebooks
 
         given = {name: value for name, value in vars(self).items() if value is not None}
         out, small, large = given.pop("out"), given.pop("small", None), given.pop("large", None)
@@ -201,7 +198,8 @@ class Analyse:
             raise UserError(f"tolerance is {self.tolerance}; it must be a fraction, from 0 to below 1")
         _require_target(self.target)
         _require_folder(self.data_dir)
-        from batchscale import findings, records
+        from batchscale import records
+        from batchscale.analysis import findings
 
         result = findings.analyse(
             records.load(self.data_dir),
@@ -244,7 +242,8 @@ class Project:
         if self.parameters is not None and self.parameters < 1:
             raise UserError(f"parameters is {self.parameters}; it must be at least 1")
         _require_folder(self.data_dir)
-        from batchscale import projection, records
+        from batchscale import records
+        from batchscale.analysis import projection
 
         table, said = records.load(self.data_dir), projection.of_sidecars(records.sidecars(self.data_dir))
         parameters = self.parameters or said["parameters"]
@@ -262,8 +261,8 @@ class Project:
         _show(result, None if self.json else projection.text)
 
     def _interconnect(self) -> dict:
-        from batchscale import allreduce
-        from batchscale.projection import Interconnect, fit_interconnect
+        from batchscale.analysis.projection import Interconnect, fit_interconnect
+        from batchscale.training import allreduce
 
         if self.latency is not None:
             return {"given": Interconnect(1e-6 * self.latency, 1e9 / 8 * self.bandwidth, "as given")}
@@ -273,7 +272,7 @@ class Project:
     def _draw(self, result: dict) -> None:
         from matplotlib.figure import Figure
 
-        from batchscale import plots
+        from batchscale.analysis import plots
 
         modes = result["modes"] or {"": None}
         figure = Figure(figsize=(4.6 * len(modes), 4), layout="constrained")
@@ -306,8 +305,9 @@ class NoiseScale:
     def __call__(self) -> None:
         from dataclasses import asdict, replace
 
-        from batchscale import datasets, records
-        from batchscale.training import Training
+        from batchscale import records
+        from batchscale.training import datasets
+        from batchscale.training.loop import Training
 
         experiment, state = records.read_checkpoint(self.checkpoint)
         given = {name: getattr(self, name) for name in ("model", "dataset", "width") if getattr(self, name) is not None}
@@ -345,11 +345,11 @@ def main(arguments: list[str] | None = None) -> int:
     Of the processes that torchrun starts the first one does so, and the others do what it tells them.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not under_torchrun():
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun sets it
         return _run(arguments)
-    from batchscale import distributed
+    from batchscale.sweeps import torchrun
 
-    return distributed.lead(lambda: _run(arguments))
+    return torchrun.lead(lambda: _run(arguments))
 
 
 def _run(arguments: list[str]) -> int:
@@ -359,7 +359,7 @@ def _run(arguments: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as interrupt:  # sweeps.Stopped, or a second Ctrl-C that would not wait
+    except KeyboardInterrupt as interrupt:  # sweep.Stopped, or a second Ctrl-C that would not wait
         print(interrupt if interrupt.args else "interrupted", file=sys.stderr)
         return getattr(interrupt, "exit_code", 130)
     return 0

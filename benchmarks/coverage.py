@@ -15,9 +15,9 @@ import time
 import numpy as np
 import pandas as pd
 
-from batchscale.analysis import Threshold
-from batchscale.breaking_point import accuracy_losses, in_accuracy, in_time, in_updates
-from batchscale.critical_batch_size import critical_batch_size
+from batchscale.analysis.breaking_point import accuracy_losses, in_accuracy, in_time, in_updates
+from batchscale.analysis.critical_batch_size import critical_batch_size
+from batchscale.analysis.tables import Threshold
 
 IMAGES = 50_000
 BATCH_SIZES = 2 ** np.arange(6, 13)  # 64 to 4096, on both sides of the critical batch size

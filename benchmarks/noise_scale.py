@@ -22,10 +22,10 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from batchscale import datasets, noise_scale
 from batchscale.experiment import Experiment
-from batchscale.randomness import epoch_seed, permutation
-from batchscale.training import Training
+from batchscale.training import datasets, noise_scale
+from batchscale.training.loop import Training
+from batchscale.training.randomness import epoch_seed, permutation
 
 HEADER = (
     "B_s",
@@ -83,7 +83,7 @@ def main() -> None:
     )
     training = Training(experiment, datasets.load(arguments.dataset, arguments.data_root))
     print(f"{experiment}, width {experiment.width}, {arguments.images} images, {torch.get_num_threads()} threads")
-    for record in training.records():
+    for record in training.epochs():
         if record.epoch in arguments.epochs:
             print(
                 f"\nepoch {record.epoch}: accuracy {record.accuracy:.3f}, {record.epoch_time:.1f} s; "

@@ -20,8 +20,9 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from batchscale import allreduce, records
-from batchscale.projection import compute_seconds, fit_interconnect, ring_allreduce_seconds
+from batchscale import records
+from batchscale.analysis.projection import compute_seconds, fit_interconnect, ring_allreduce_seconds
+from batchscale.training import allreduce
 
 PROJECT = Path(__file__).resolve().parents[1]
 

@@ -42,11 +42,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import synthetic
 
-from batchscale import datasets
-from batchscale.allocator import memory_kept
 from batchscale.experiment import Experiment
-from batchscale.records import Keeper
-from batchscale.training import Training
+from batchscale.records.record import Record
+from batchscale.training import datasets
+from batchscale.training.loop import Training
+from batchscale.training.memory import memory_kept
 from models import CNN
 
 HERE = Path(__file__).resolve().parent
@@ -221,7 +221,7 @@ def batchscale(case: Case, data_root: str) -> Iterator[Turn]:
 
             training.load_state_dict(copy.deepcopy(start))
             with contextlib.suppress(_Enough):
-                for _ in training.records(between_updates):
+                for _ in training.epochs(between_updates):
                     raise RuntimeError("the turn was longer than an epoch")
             turn = marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1]
 
@@ -280,7 +280,7 @@ def shares(case: Case, data_root: str, count: int, seconds: float) -> dict[str, 
         training.evaluate(test, training.data.test_labels)
 
     with tempfile.TemporaryDirectory() as folder:
-        keeper = Keeper(case.experiment, folder)
+        keeper = Record(case.experiment, folder)
         keeper.start()
         parts = {
             "evaluation": evaluation,
@@ -333,7 +333,7 @@ from batchscale.experiment import Experiment
 from batchscale.training import Training
 experiment = Experiment(batch_size=8192, micro_batch_size=256, train_size=8192, epochs=1, device="cpu")
 with memory_kept():
-    next(Training(experiment, datasets.load("cifar10", {data_root!r})).records())
+    next(Training(experiment, datasets.load("cifar10", {data_root!r})).epochs())
 print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)

@@ -17,9 +17,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from batchscale import analysis, findings, plots, records
-from batchscale.experiment import UserError
-from batchscale.storage import SaveError, write_whole
+from batchscale import records
+from batchscale.analysis import findings, plots, tables
+from batchscale.errors import UserError
+from batchscale.records.files import SaveError, write_whole
 from report.contents import contents, learning_rates, lower_targets
 
 HERE = Path(__file__).parent
@@ -84,20 +85,20 @@ def tenths_below(target: float | None) -> list[float]:
 
 
 def _figures(
-    table: pd.DataFrame, result: dict, lower: list[dict], diverged: list[analysis.Run]
+    table: pd.DataFrame, result: dict, lower: list[dict], diverged: list[tables.Run]
 ) -> dict[str, tuple[tuple[float, float], Callable[[Axes], None]]]:
     """Sizes in inches, and what draws them, of the figures that have something to show."""
-    final = analysis.over_seeds(analysis.final(analysis.without(table, diverged)), "accuracy")
+    final = tables.over_seeds(tables.final(tables.without(table, diverged)), "accuracy")
     modes, target = result["modes"], result["target"]
 
     def accuracy(ax: Axes) -> None:
         plots.against_batch_size(ax, final, "accuracy")
-        plots.threshold_line(ax, analysis.threshold(table, diverged=diverged))
+        plots.threshold_line(ax, tables.threshold(table, diverged=diverged))
         plots.label_lines(ax)
 
     def to_target(ax: Axes, column: str, target: float) -> None:
-        curves = findings.curves(analysis.to_target(table, target, diverged), modes)
-        plots.to_target(ax, curves, analysis.means_to_target(curves), column, target)
+        curves = findings.curves(tables.to_target(table, target, diverged), modes)
+        plots.to_target(ax, curves, tables.means_to_target(curves), column, target)
 
     def updates(ax: Axes, target: float, fits: dict[str, dict]) -> None:
         to_target(ax, "updates", target)

@@ -15,8 +15,9 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
-from batchscale import analysis, findings, plots, records
-from batchscale.notebooks import RESULTS, TRAINING
+from batchscale import records
+from batchscale.analysis import findings, plots, tables
+from batchscale.sweeps.notebooks import RESULTS, TRAINING
 from report.build import build, tenths_below
 from report.contents import contents
 
@@ -61,13 +62,13 @@ def draw(data_dir: Path, path: Path) -> None:
     table, diverged = records.load(data_dir), records.diverged(data_dir)
     result = findings.analyse(table, diverged=diverged)
     modes, target = result["modes"], tenths_below(result["target"])[-1]
-    final = analysis.over_seeds(analysis.final(analysis.without(table, diverged)), "accuracy")
-    curves = findings.curves(analysis.to_target(table, target, diverged), modes)
+    final = tables.over_seeds(tables.final(tables.without(table, diverged)), "accuracy")
+    curves = findings.curves(tables.to_target(table, target, diverged), modes)
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
     plots.against_batch_size(axes[0], final, "accuracy")
-    plots.threshold_line(axes[0], analysis.threshold(table, diverged=diverged))
+    plots.threshold_line(axes[0], tables.threshold(table, diverged=diverged))
     for ax, column in zip(axes[1:], ("updates", "running_time"), strict=True):
-        plots.to_target(ax, curves, analysis.means_to_target(curves), column, target)
+        plots.to_target(ax, curves, tables.means_to_target(curves), column, target)
     shown = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, frameon=False)
     path.parent.mkdir(exist_ok=True)

@@ -14,12 +14,13 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import pandas as pd
 
-from batchscale import analysis
-from batchscale.analysis import RUN, Run
-from batchscale.breaking_point import accuracy_losses
-from batchscale.experiment import LARGE_BATCH_SIZES, MODES, SMALL_BATCH_SIZES, Experiment
-from batchscale.findings import CURRENCIES, rule_of
-from batchscale.plots import mode_label
+from batchscale.analysis import tables
+from batchscale.analysis.breaking_point import accuracy_losses
+from batchscale.analysis.findings import CURRENCIES, rule_of
+from batchscale.analysis.plots import mode_label
+from batchscale.analysis.tables import RUN, Run
+from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, Experiment
+from batchscale.modes import MODES
 
 NOT_RECORDED = "not recorded"
 _MODES_ABREAST = 5  # in the table of accuracies; more go into a further one
@@ -58,11 +59,11 @@ def contents(
     """
     runs = pd.concat([records[RUN], pd.DataFrame(list(diverged), columns=RUN)] if diverged else [records[RUN]])
     runs = runs.drop_duplicates().sort_values(RUN)
-    names = analysis.in_order(runs["experiment"])
+    names = tables.in_order(runs["experiment"])
     known = {_run(sidecar["experiment"]): sidecar for sidecar in sidecars}
     known = {run: known[run] for run in runs.itertuples(index=False, name=None) if run in known}
     settings = {name: _values(known.values(), of) for name, of in _SETTINGS.items()}
-    finals = analysis.final(analysis.without(records, diverged))
+    finals = tables.final(tables.without(records, diverged))
     return {
         "built_from": (
             f"Built from the folder {folder}: {_count(len(runs), 'run')} of {_count(len(names), 'mode')} of training, "
@@ -101,7 +102,7 @@ def learning_rates(records: pd.DataFrame, diverged: Collection[Run] = ()) -> lis
 
     A row a name, batch size, rate of the last update, and number of epochs; a run that diverged has no accuracy.
     """
-    last = analysis.without(records, diverged).sort_values("epoch").groupby(RUN, as_index=False).tail(1)
+    last = tables.without(records, diverged).sort_values("epoch").groupby(RUN, as_index=False).tail(1)
     groups = last.groupby(["experiment", "batch_size", "learning_rate", "epoch"], dropna=False)["accuracy"]
     rows = [
         [name, str(size), "–" if pd.isna(rate) else f"{rate:.4g}", str(epoch), str(len(values)), _mean(values)]
@@ -183,7 +184,7 @@ def _provenance(settings: dict[str, Counter], known: int, runs: int) -> list[str
 def _mode(name: str, runs: pd.DataFrame, records: pd.DataFrame, known: dict[Run, dict]) -> list[str]:
     """Label, name, rule, batch sizes, epochs, seeds and number of runs."""
     rules = _values((sidecar for run, sidecar in known.items() if run[0] == name), _rule)
-    lengths = analysis.planned_epochs(records).to_dict()
+    lengths = tables.planned_epochs(records).to_dict()
     sizes, seeds = (", ".join(map(str, sorted(set(runs[column])))) for column in ("batch_size", "seed"))
     return [_label(name), name, _shown(rules), sizes, str(lengths.get(name, "–")), seeds, str(len(runs))]
 

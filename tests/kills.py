@@ -16,7 +16,7 @@ import faults
 from batchscale import cli
 
 context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
-context.set_forkserver_preload(["batchscale.sweeps", "batchscale.training", "sklearn.datasets", "kills"])
+context.set_forkserver_preload(["batchscale.sweeps", "batchscale.training.loop", "sklearn.datasets", "kills"])
 
 
 def _main(arguments: list[str], data_dir: Path, log: Path, step: int, action: Callable[[], None] | None) -> None:

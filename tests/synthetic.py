@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from batchscale.experiment import COLUMNS, LARGE_BATCH_SIZES, SMALL_BATCH_SIZES
+from batchscale.epoch import COLUMNS
+from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES
 
 IMAGES = 50_000
 TARGET = 0.7

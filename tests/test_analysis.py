@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from batchscale import analysis
-from batchscale.analysis import final, over_seeds, planned_epochs, threshold, to_target, unfinished
-from batchscale.experiment import COLUMNS, STUDY_COLUMNS
+from batchscale.analysis import tables
+from batchscale.analysis.tables import final, over_seeds, planned_epochs, threshold, to_target, unfinished
+from batchscale.epoch import COLUMNS, STUDY_COLUMNS
 
 
 def table(*runs) -> pd.DataFrame:
@@ -112,7 +112,7 @@ def test_to_target():
 def test_means_to_target_are_of_whole_groups():
     records = timed(*[("mine", 8, seed, [0.0] * length + [1.0]) for seed, length in enumerate([1, 7])])
     records = pd.concat([records, timed(("mine", 16, 0, [0.0, 1.0]), ("mine", 16, 1, [0.0, 0.5]))], ignore_index=True)
-    means = analysis.means_to_target(to_target(records, 1.0))
+    means = tables.means_to_target(to_target(records, 1.0))
     assert means["updates"].tolist() == [pytest.approx(40), pytest.approx(np.nan, nan_ok=True)]  # √(20·80)
     assert means["running_time"].iloc[0] == pytest.approx(8)
     assert means[["runs", "reached"]].values.tolist() == [[2, 2], [2, 1]]
@@ -124,7 +124,7 @@ def test_to_target_from_the_five_columns():
     (run,) = to_target(alone, 0.7).to_dict("records")
     assert (run["epochs"], run["running_time"]) == (pytest.approx(2.5), pytest.approx(5.0))
     assert np.isnan([run["updates"], run["updates_trained"]]).all()
-    steps, relative = analysis.updates_or_bounds(to_target(alone, 0.7))
+    steps, relative = tables.updates_or_bounds(to_target(alone, 0.7))
     assert (steps.tolist(), relative) == ([pytest.approx(2.5 / 8)], True)
 
 
@@ -149,14 +149,14 @@ def test_a_higher_target_takes_longer(values, one, other):
 def test_intervals_are_students_and_welchs():
     one, other = [0.61, 0.63, 0.60], [0.70, 0.65, 0.66, 0.71]
     expected = stats.t.interval(0.95, 2, np.mean(one), stats.sem(one))
-    assert analysis.mean_interval(one) == pytest.approx(expected)
+    assert tables.mean_interval(one) == pytest.approx(expected)
     welch = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
-    assert analysis.difference_interval(one, other)[1:] == pytest.approx((welch.low, welch.high))
-    assert np.isnan(analysis.mean_interval([1.0])).all()
-    assert np.isnan(analysis.difference_interval([1.0], other)[1:]).all()
-    assert analysis.difference_interval([1, 1], [2, 2]) == (-1, -1, -1)
-    assert analysis.difference_interval([1, math.inf], [2, 2]) == (math.inf,) * 3
-    assert np.isnan(analysis.difference_interval([math.inf], [math.inf])).all()
+    assert tables.difference_interval(one, other)[1:] == pytest.approx((welch.low, welch.high))
+    assert np.isnan(tables.mean_interval([1.0])).all()
+    assert np.isnan(tables.difference_interval([1.0], other)[1:]).all()
+    assert tables.difference_interval([1, 1], [2, 2]) == (-1, -1, -1)
+    assert tables.difference_interval([1, math.inf], [2, 2]) == (math.inf,) * 3
+    assert np.isnan(tables.difference_interval([math.inf], [math.inf])).all()
 
 
 def test_local_slopes():
@@ -172,7 +172,7 @@ def test_local_slopes():
         ),
         1.0,
     )
-    slopes = analysis.local_slopes(runs)
+    slopes = tables.local_slopes(runs)
     assert slopes[["from_batch_size", "to_batch_size"]].values.tolist() == [[8, 16], [16, 64], [64, 128], [128, 256]]
     assert slopes["slope"].tolist()[:2] == [pytest.approx(-1), pytest.approx(-0.5)]
     assert slopes["regime"].tolist()[:2] == ["perfect scaling", "diminishing returns"]
@@ -180,8 +180,8 @@ def test_local_slopes():
     assert np.isnan(slopes["slope"].iloc[2:]).all()
     assert np.isnan(slopes["low"].iloc[3])  # of two bounds nothing is known
     assert slopes["regime"].isna().tolist() == [False, False, True, True]
-    assert analysis.regime(-0.75) == "perfect scaling"
-    assert analysis.regime(-0.25) == "maximal data parallelism"
+    assert tables.regime(-0.75) == "perfect scaling"
+    assert tables.regime(-0.25) == "maximal data parallelism"
 
 
 def reference_frontier(points: list[tuple[float, float]]) -> list[bool]:
@@ -196,7 +196,7 @@ def reference_frontier(points: list[tuple[float, float]]) -> list[bool]:
 def test_frontier(points):
     finals = pd.DataFrame(points, columns=["accuracy", "running_time"])
     finals = finals.assign(experiment="mine", batch_size=range(len(points)), seed=0)
-    found = analysis.frontier(finals)
+    found = tables.frontier(finals)
     assert found["running_time"].is_monotonic_increasing
     assert found.sort_values("batch_size")["dominated"].tolist() == reference_frontier(points)
     for row in found[found["dominated"]].itertuples():
@@ -215,7 +215,7 @@ def test_paired_differences():
         ("baseline_large", 256, 0, [0.4]),
         ("scaled_lr", 512, 0, [0.5]),
     )
-    first, second = analysis.paired_differences(records, "scaled_lr", "baseline_large").to_dict("records")
+    first, second = tables.paired_differences(records, "scaled_lr", "baseline_large").to_dict("records")
     paired = stats.ttest_rel(ours[:3], theirs).confidence_interval(0.95)
     assert (first["batch_size"], first["pairs"]) == (128, 3)
     assert (first["low"], first["high"]) == pytest.approx((paired.low, paired.high))
@@ -232,7 +232,7 @@ def test_noise_scales():
     )
     nan = math.nan
     records["noise_scale"] = [20.0, 10.0, 40.0, nan, nan, 10.0, nan, 30.0, 10.0, nan, 20.0]
-    rows = analysis.noise_scales(records).drop(columns=analysis.RUN[:2])
+    rows = tables.noise_scales(records).drop(columns=tables.RUN[:2])
     expected = pd.DataFrame(
         # seed 2: between 30 and +∞ the median is not known
         [(0, 20.0, 10.0, 40.0, 3, 3), (2, nan, 10.0, nan, 4, 2), (3, 20.0, 10.0, nan, 3, 2)],
@@ -246,26 +246,26 @@ def test_noise_scales():
     [([3, 1], 2), ([math.nan, 1, 2], 2), ([1, math.nan], None), ([math.nan, 1, math.nan], None), ([math.nan], None)],
 )
 def test_censored_median(values, median):
-    assert analysis.censored_median(values) == pytest.approx(math.nan if median is None else median, nan_ok=True)
+    assert tables.censored_median(values) == pytest.approx(math.nan if median is None else median, nan_ok=True)
 
 
 def test_stems_and_without():
-    assert analysis.stems(STUDY) == [
+    assert tables.stems(STUDY) == [
         *[f"baseline_small_bs{size}_seed{seed}" for size in (2, 8) for seed in (0, 1)],
         "scaled_lr_bs128_seed0",
     ]
-    left = analysis.without(STUDY, [("baseline_small", 2, 1), ("scaled_lr", 128, 0)])
-    assert analysis.stems(left) == [f"baseline_small_bs{run}" for run in ("2_seed0", "8_seed0", "8_seed1")]
+    left = tables.without(STUDY, [("baseline_small", 2, 1), ("scaled_lr", 128, 0)])
+    assert tables.stems(left) == [f"baseline_small_bs{run}" for run in ("2_seed0", "8_seed0", "8_seed1")]
 
 
 def test_no_records():
     assert final(NOTHING).empty
     assert to_target(NOTHING, 0.5).empty
-    assert analysis.local_slopes(to_target(NOTHING, 0.5)).empty
-    assert analysis.means_to_target(to_target(NOTHING, 0.5)).empty
-    assert analysis.frontier(NOTHING).empty
-    assert analysis.paired_differences(NOTHING, "scaled_lr", "baseline_large").empty
-    assert analysis.noise_scales(NOTHING).empty
+    assert tables.local_slopes(to_target(NOTHING, 0.5)).empty
+    assert tables.means_to_target(to_target(NOTHING, 0.5)).empty
+    assert tables.frontier(NOTHING).empty
+    assert tables.paired_differences(NOTHING, "scaled_lr", "baseline_large").empty
+    assert tables.noise_scales(NOTHING).empty
     assert unfinished(NOTHING).empty
     assert over_seeds(NOTHING, "accuracy").empty
     assert threshold(NOTHING) is None

@@ -8,9 +8,9 @@ import pytest
 from scipy import stats
 from test_analysis import table, timed
 
-from batchscale.analysis import threshold, to_target
-from batchscale.breaking_point import accuracy_losses, in_accuracy, in_time, in_updates
-from batchscale.critical_batch_size import CriticalBatchSize
+from batchscale.analysis.breaking_point import accuracy_losses, in_accuracy, in_time, in_updates
+from batchscale.analysis.critical_batch_size import CriticalBatchSize
+from batchscale.analysis.tables import threshold, to_target
 
 SMALL = [("baseline_small", 8, seed, [value]) for seed, value in enumerate([0.758, 0.760, 0.762])]
 SPREAD = np.array([-0.002, 0, 0.002])

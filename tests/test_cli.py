@@ -8,10 +8,12 @@ import pytest
 import torch
 from conftest import PROJECT
 
-from batchscale import cli, datasets
+from batchscale import cli
 from batchscale.experiment import Experiment
-from batchscale.records import Keeper, load
-from batchscale.training import Training
+from batchscale.records.record import Record
+from batchscale.records.tables import load
+from batchscale.training import datasets
+from batchscale.training.loop import Training
 
 TINY = ["--dataset", "digits", "--width", "0.1", "--train-size", "256", "--epochs", "2"]
 
@@ -60,9 +62,9 @@ def checkpoint(tmp_path_factory):
     """Of a run stopped after an epoch, and the record that it left."""
     folder = tmp_path_factory.mktemp("unfinished")
     experiment = Experiment(batch_size=64, dataset="digits", width=0.25, train_size=640, epochs=3, precision="bf16")
-    training, keeper = Training(experiment, datasets.load("digits")), Keeper(experiment, folder)
+    training, keeper = Training(experiment, datasets.load("digits")), Record(experiment, folder)
     keeper.start()
-    record = next(training.records())
+    record = next(training.epochs())
     keeper.add(record, training.state_dict())
     torch.save(training.model.state_dict(), folder / "weights.pt")
     return keeper.checkpoint, record

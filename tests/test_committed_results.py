@@ -8,7 +8,8 @@ import matplotlib.pyplot as plt
 import pytest
 from conftest import PROJECT
 
-from batchscale import cli, notebooks, records
+from batchscale import cli, records
+from batchscale.sweeps import notebooks
 from report import build, committed
 
 DATA = PROJECT / "data"

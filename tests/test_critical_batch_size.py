@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
-from batchscale.critical_batch_size import _Likelihood, critical_batch_size, steps_to_target
+from batchscale.analysis.critical_batch_size import _Likelihood, critical_batch_size, steps_to_target
 
 SIZES = 2 ** np.arange(6, 13)
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from conftest import CIFAR10, needs_cifar10
 
-from batchscale import datasets
-from batchscale.experiment import UserError
+from batchscale.errors import UserError
+from batchscale.training import datasets
 
 
 def own_data(n=6, height=32, channels=3, dtype=np.uint8):

@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 from torch import nn
 from workers import together
 
-from batchscale import datasets, distributed, training
-from batchscale.distributed import Group, RunningStatistics, WorkerLost, is_lost
-from batchscale.experiment import Experiment, UserError
-from batchscale.records import load
-from batchscale.training import Training
+from batchscale.errors import UserError
+from batchscale.experiment import Experiment
+from batchscale.records.tables import load
+from batchscale.sweeps import torchrun
+from batchscale.training import datasets, loop
+from batchscale.training.loop import Training
+from batchscale.training.workers import Group, RunningStatistics, WorkerLost, is_lost
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
@@ -44,9 +46,9 @@ def test_shares_lose_and_repeat_nothing(length, count):
 
 
 def train(group: Group, run_of: Experiment, file: Path, pulse: float) -> None:
-    training.PULSE_SECONDS = pulse
+    loop.PULSE_SECONDS = pulse
     run, shown = Training(run_of, datasets.load("digits"), group=group), []
-    rows = list(run.records(shown.append if group.rank == 0 else None))
+    rows = list(run.epochs(shown.append if group.rank == 0 else None))
     if group.rank == 0:
         losses = {progress.images: progress.loss for progress in shown}
         torch.save({"rows": [vars(row) for row in rows], "state": run.state_dict(), "losses": losses}, file)
@@ -69,9 +71,9 @@ def test_weights_and_accuracy_equal_those_of_one_process(tmp_path, monkeypatch, 
     group = torch.load(tmp_path / "group.pt", weights_only=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(training, "PULSE_SECONDS", 0)
+    monkeypatch.setattr(loop, "PULSE_SECONDS", 0)
     alone, losses = Training(replace(run_of, micro_batch_size=micro), datasets.load("digits")), {}
-    (row,) = alone.records(lambda progress: losses.update({progress.images: progress.loss}))
+    (row,) = alone.epochs(lambda progress: losses.update({progress.images: progress.loss}))
     torch.set_num_threads(threads)
     assert alone.updates == group["state"]["updates"] == (20 if fields else 62)
     assert len(group["losses"]) == 19 if pulse == 0 else 1 < len(group["losses"]) < 61
@@ -168,7 +170,7 @@ def test_the_clock_is_read_when_the_slowest_worker_is_there(monkeypatch):
         def wait(self):
             now[0] += 5
 
-    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
     run = Training(experiment(), datasets.load("digits"), group=Waits())
     assert run._pause(run._clock()) == 5
     assert run.running_time == 5
@@ -183,7 +185,7 @@ def test_the_clock_is_read_when_the_slowest_worker_is_there(monkeypatch):
     ],
 )
 def test_workers_that_cannot_share(monkeypatch, fields, group, message):
-    monkeypatch.setattr(training, "select_device", torch.device)
+    monkeypatch.setattr(loop, "select_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match=message):
         Training(experiment(**fields), datasets.load("digits"), group=group)
@@ -217,12 +219,12 @@ def test_a_worker_that_goes_while_the_others_wait_is_said_once(monkeypatch, caps
         print(f"error: {error.value}", file=sys.stderr)
         return 3
 
-    monkeypatch.setattr(distributed, "group", lambda: ours)
+    monkeypatch.setattr(torchrun, "group", lambda: ours)
     for name in ("broadcast_object_list", "all_reduce"):
         monkeypatch.setattr(torch.distributed, name, gone)
     monkeypatch.setattr(os, "_exit", sys.exit)
     with pytest.raises(SystemExit) as exit:
-        distributed.lead(command)
+        torchrun.lead(command)
     assert exit.value.code == 3
     assert capsys.readouterr().err.count("a worker is gone") == 1
 
@@ -239,7 +241,7 @@ def test_the_first_worker_goes_between_two_trainings_or_in_one(monkeypatch, task
             return self.from_first(None)
 
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-    assert distributed._follow(Follower(1, 2)) == code
+    assert torchrun._follow(Follower(1, 2)) == code
 
 
 # ... and the whole program, as torchrun starts it
@@ -320,7 +322,7 @@ def test_killed_stopped_and_gone_on_with_by_other_numbers_of_workers(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     expected = Training(experiment(epochs=8, micro_batch_size=12), datasets.load("digits"))
-    for (_, ours), theirs in zip(rows.iterrows(), expected.records(), strict=True):
+    for (_, ours), theirs in zip(rows.iterrows(), expected.epochs(), strict=True):
         assert ours["accuracy"] == pytest.approx(theirs.accuracy, abs=2 / 297)
         assert ours["test_loss"] == pytest.approx(theirs.test_loss, rel=0.02)
     torch.set_num_threads(threads)

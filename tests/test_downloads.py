@@ -19,8 +19,15 @@ from pathlib import Path
 
 import pytest
 
-from batchscale import downloads
-from batchscale.downloads import CIFAR10_URLS, Archive, DownloadError, Patience, cifar10_archive, download_cifar10
+from batchscale.training import downloads
+from batchscale.training.downloads import (
+    CIFAR10_URLS,
+    Archive,
+    DownloadError,
+    Patience,
+    cifar10_archive,
+    download_cifar10,
+)
 
 FOLDER, NAME = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 PART = f"{NAME}.part"

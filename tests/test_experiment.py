@@ -9,16 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchscale.experiment import (
-    COLUMNS,
-    LARGE_BATCH_SIZES,
-    SMALL_BATCH_SIZES,
-    Experiment,
-    UserError,
-    find_callable,
-    shard,
-    study,
-)
+from batchscale.epoch import COLUMNS
+from batchscale.errors import UserError
+from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, Experiment
+from batchscale.sweeps.grid import grid, shard
+from batchscale.training.by_name import find_callable
 from models import CNN
 
 
@@ -130,7 +125,7 @@ def test_model_that_is_not_there(what, message):
 
 
 def test_study_takes_whole_seeds_in_turn():
-    experiments = study("gradual_warmup_scaled_lr", [128, 256], seeds=[0, 1], epochs=5)
+    experiments = grid("gradual_warmup_scaled_lr", [128, 256], seeds=[0, 1], epochs=5)
     assert [(experiment.seed, experiment.batch_size) for experiment in experiments] == [
         (0, 128),
         (0, 256),
@@ -138,8 +133,8 @@ def test_study_takes_whole_seeds_in_turn():
         (1, 256),
     ]
     assert {(e.lr_scaling, e.warmup, e.epochs) for e in experiments} == {("linear", "gradual", 5)}
-    assert study("mine", [8])[0].lr_scaling == "none"
-    assert study("scaled_lr", [8], lr_scaling="sqrt")[0].lr_scaling == "sqrt"
+    assert grid("mine", [8])[0].lr_scaling == "none"
+    assert grid("scaled_lr", [8], lr_scaling="sqrt")[0].lr_scaling == "sqrt"
 
 
 @given(
@@ -149,7 +144,7 @@ def test_study_takes_whole_seeds_in_turn():
     n=st.integers(1, 60),
 )
 def test_shards_are_the_study(sizes, seeds, names, n):
-    whole = [experiment for name in names for experiment in study(name, sizes, seeds)]
+    whole = [experiment for name in names for experiment in grid(name, sizes, seeds)]
     shards = [shard(whole, f"{i}/{n}") for i in range(1, n + 1)]
     assert sorted(whole.index(each) for part in shards for each in part) == list(
         range(len(whole))
@@ -161,7 +156,7 @@ def test_shards_are_the_study(sizes, seeds, names, n):
 
 def test_shards_share_out_what_takes_long():
     """Of every second run in the study's order, one half would have all those of B = 2 and 8, the other none."""
-    whole = study("baseline_small", [2, 4, 8, 16], seeds=[0, 1])
+    whole = grid("baseline_small", [2, 4, 8, 16], seeds=[0, 1])
     assert [(each.batch_size, each.seed) for each in shard(whole, "1/2")] == [(2, 0), (4, 0), (8, 0), (16, 0)]
     assert [(each.batch_size, each.seed) for each in shard(whole * 2, "2/2")] == [(2, 1), (4, 1), (8, 1), (16, 1)]
     assert shard(whole, "9/9") == []
@@ -170,4 +165,4 @@ def test_shards_share_out_what_takes_long():
 @pytest.mark.parametrize("which", ["0/2", "3/2", "1/0", "2", "1/2/3", "-1/2", "1 / 2", "a/b", ""])
 def test_no_shard(which):
     with pytest.raises(UserError, match="it must be i/n with i from 1 to n"):
-        shard(study("mine", [8]), which)
+        shard(grid("mine", [8]), which)

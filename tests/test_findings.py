@@ -9,9 +9,9 @@ import synthetic
 from test_analysis import NOTHING, table
 
 from batchscale import cli
-from batchscale.experiment import COLUMNS, STUDY_COLUMNS
-from batchscale.findings import CURRENCIES, analyse, by_target, curve, text
-from batchscale.records import diverged, load
+from batchscale.analysis.findings import CURRENCIES, analyse, by_target, curve, text
+from batchscale.epoch import COLUMNS, STUDY_COLUMNS
+from batchscale.records.tables import diverged, load
 
 STUDY = synthetic.study()
 WARM = "gradual_warmup_scaled_lr"

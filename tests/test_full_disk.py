@@ -10,7 +10,7 @@ import pytest
 from test_kills import assert_begins, assert_complete
 
 from batchscale import cli
-from batchscale.records import load
+from batchscale.records.tables import load
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
 

@@ -12,7 +12,7 @@ import faults
 import pytest
 from kills import Run, workers
 
-from batchscale.records import load
+from batchscale.records.tables import load
 
 KILLS = int(os.environ.get("KILLS", "26"))
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")

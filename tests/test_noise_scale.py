@@ -15,8 +15,8 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from batchscale import datasets, noise_scale
-from batchscale.noise_scale import Estimate, estimate, measure, two_batch_estimates
+from batchscale.training import datasets, noise_scale
+from batchscale.training.noise_scale import Estimate, estimate, measure, two_batch_estimates
 from models import CNN
 
 

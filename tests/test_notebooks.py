@@ -16,9 +16,11 @@ from conftest import PROJECT
 from kills import Run
 from test_storage import wait_until
 
-from batchscale import cli, notebooks
-from batchscale.experiment import LARGE_BATCH_SIZES, MODES, SMALL_BATCH_SIZES, Experiment
-from batchscale.records import load
+from batchscale import cli
+from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, Experiment
+from batchscale.modes import MODES
+from batchscale.records.tables import load
+from batchscale.sweeps import notebooks
 
 TINY = {"dataset": "digits", "width": 0.1, "train_size": 256, "epochs": 2, "warmup_epochs": 1}
 ONE_RUN = {"batch_sizes": [64], "seeds": [0], **TINY}

@@ -12,10 +12,13 @@ from conftest import PROJECT
 from networks import NeedsMemory
 from test_kills import TIMES, lines
 
-from batchscale import datasets, sweeps
-from batchscale.experiment import Experiment, UserError
-from batchscale.records import Keeper, load
-from batchscale.training import OutOfMemory, Training
+from batchscale.errors import UserError
+from batchscale.experiment import Experiment
+from batchscale.records.record import Record
+from batchscale.records.tables import load
+from batchscale.sweeps import sweep
+from batchscale.training import datasets
+from batchscale.training.loop import OutOfMemory, Training
 
 TINY = {"dataset": "digits", "train_size": 640, "epochs": 3, "width": 1.0}
 
@@ -40,14 +43,14 @@ def sidecar(folder) -> dict:
 
 
 def test_split_is_the_run_with_that_micro_batch_size(tmp_path, capsys):
-    sweeps.run([needy()], data_dir=tmp_path / "split")
+    sweep.run([needy()], data_dir=tmp_path / "split")
     said = capsys.readouterr().out
     assert set(NeedsMemory.seen) == {64}
     assert (
         "B=128 seed 0: no room for 128 images at once in training (CUDA out of memory. Tried to allocate 2.00 GiB.): "
         "going on from what was saved last with at most 64, which batch norm sees one by one\n"
     ) in said
-    sweeps.run([needy(micro_batch_size=64)], data_dir=tmp_path / "asked")
+    sweep.run([needy(micro_batch_size=64)], data_dir=tmp_path / "asked")
     assert lines(tmp_path / "split") == lines(tmp_path / "asked")
     assert sidecar(tmp_path / "split")["ghost_batch"] == [{"from_update": 0, "images": 64}]
     assert sidecar(tmp_path / "split")["experiment"]["micro_batch_size"] is None
@@ -56,15 +59,15 @@ def test_split_is_the_run_with_that_micro_batch_size(tmp_path, capsys):
 
 def test_split_again_into_parts_as_equal_as_can_be(tmp_path, device, capsys):
     device(train_room=40)
-    sweeps.run([needy(batch_size=125)], data_dir=tmp_path)  # three parts of at most 42, then of at most 21
+    sweep.run([needy(batch_size=125)], data_dir=tmp_path)  # three parts of at most 42, then of at most 21
     assert NeedsMemory.seen[:6] == [21, 21, 21, 21, 21, 20]
     assert capsys.readouterr().out.count("no room for") == 2
 
 
 def test_in_the_middle_of_a_run_it_goes_on_from_what_was_saved(tmp_path, device):
     device(updates_with_room=7)  # five updates an epoch
-    sweeps.run([needy()], data_dir=tmp_path)
-    assert Keeper(needy(), tmp_path).status == "complete"
+    sweep.run([needy()], data_dir=tmp_path)
+    assert Record(needy(), tmp_path).status == "complete"
     assert sidecar(tmp_path)["ghost_batch"] == [{"from_update": 0, "images": 128}, {"from_update": 5, "images": 64}]
     assert NeedsMemory.seen == [128] * 7 + [64] * 20
 
@@ -72,19 +75,19 @@ def test_in_the_middle_of_a_run_it_goes_on_from_what_was_saved(tmp_path, device)
 def test_what_was_split_stays_split_when_it_is_resumed(tmp_path, device):
     run = Training(needy(), datasets.load("digits"))
     run.limit({"training": 64})
-    records = run.records()
+    records = run.epochs()
     next(records)
     device(train_room=10_000)  # on a larger device
     resumed = Training(needy(), datasets.load("digits"))
     resumed.load_state_dict(run.state_dict())
-    list(resumed.records())
+    list(resumed.epochs())
     assert set(NeedsMemory.seen) == {64}
 
 
 def test_evaluation_takes_fewer_at_once_and_training_stays_whole(tmp_path, device, capsys):
-    sweeps.run([needy(batch_size=64)], data_dir=tmp_path / "whole")
+    sweep.run([needy(batch_size=64)], data_dir=tmp_path / "whole")
     device(eval_room=130)
-    sweeps.run([needy(batch_size=64)], data_dir=tmp_path / "parts", on_out_of_memory="stop")
+    sweep.run([needy(batch_size=64)], data_dir=tmp_path / "parts", on_out_of_memory="stop")
     said = capsys.readouterr().out
     assert "no room for 250 images at once in evaluation" in said
     assert "at most 125\n" in said
@@ -97,18 +100,18 @@ def test_evaluation_takes_fewer_at_once_and_training_stays_whole(tmp_path, devic
 def test_stop_names_the_largest_batch_that_fits_and_the_sweep_goes_on(tmp_path):
     experiments = [needy(), needy(batch_size=32)]
     with pytest.raises(UserError) as stopped:
-        sweeps.run(experiments, data_dir=tmp_path, on_out_of_memory="stop")
+        sweep.run(experiments, data_dir=tmp_path, on_out_of_memory="stop")
     assert "the device has no room for 128 images at once in training (CUDA out of" in str(stopped.value)
     largest = int(re.search(r"the largest batch that fits is (\d+): take", str(stopped.value))[1])
     assert 96 < largest <= 100
-    assert Keeper(experiments[1], tmp_path).finished
-    assert not Keeper(experiments[0], tmp_path).rows
+    assert Record(experiments[1], tmp_path).finished
+    assert not Record(experiments[0], tmp_path).rows
 
 
 def test_not_even_one_image(tmp_path, device):
     device(train_room=0)
     with pytest.raises(UserError, match="has no room for 1 images at once"):
-        sweeps.run([needy()], data_dir=tmp_path)
+        sweep.run([needy()], data_dir=tmp_path)
 
 
 @pytest.mark.parametrize(("room", "seen"), [(100, [8] * 10), (7, [4] * 20), (2, [2] * 40), (1, [])])
@@ -146,18 +149,18 @@ def test_noise_scale_of_a_network_that_fails(device):
 def test_ways_of_saying_it(device, error):
     device(error=error)
     with pytest.raises(OutOfMemory, match="no room for 128 images at once"):
-        next(Training(needy(), datasets.load("digits")).records())
+        next(Training(needy(), datasets.load("digits")).epochs())
 
 
 def test_other_errors_are_not_taken_for_it(device):
     device(error=RuntimeError("shapes do not match"))
     with pytest.raises(UserError, match="failed in training, after update 0: RuntimeError: shapes do not match"):
-        next(Training(needy(), datasets.load("digits")).records())
+        next(Training(needy(), datasets.load("digits")).epochs())
 
 
 def test_choice_is_one_of_two(tmp_path):
     with pytest.raises(UserError, match="on_out_of_memory is 'hope'; it must be split or stop"):
-        sweeps.run([needy()], data_dir=tmp_path, on_out_of_memory="hope")
+        sweep.run([needy()], data_dir=tmp_path, on_out_of_memory="hope")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of address space that the system keeps")

@@ -9,8 +9,8 @@ import synthetic
 from test_analysis import NOTHING, STUDY, table
 from test_findings import LITTLE
 
-from batchscale import analysis, findings, plots
-from batchscale.experiment import MODES
+from batchscale.analysis import findings, plots, tables
+from batchscale.modes import MODES
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def drawn(axes) -> dict[str, list]:
 
 def test_against_batch_size():
     _, ax = plt.subplots()
-    plots.against_batch_size(ax, analysis.over_seeds(analysis.final(STUDY), "accuracy"), "accuracy")
+    plots.against_batch_size(ax, tables.over_seeds(tables.final(STUDY), "accuracy"), "accuracy")
     assert drawn(ax) == {
         "small batches, base rate": [[2, 8], [pytest.approx(0.65), pytest.approx(0.67)]],
         "linearly scaled rate": [[128], [0.5]],
@@ -40,7 +40,7 @@ def test_against_batch_size():
 def test_against_epoch_is_darker_for_larger_batches():
     _, ax = plt.subplots()
     small = STUDY[STUDY["experiment"] == "baseline_small"]
-    plots.against_epoch(ax, analysis.over_seeds(small, "accuracy", by=("batch_size", "epoch")), "accuracy")
+    plots.against_epoch(ax, tables.over_seeds(small, "accuracy", by=("batch_size", "epoch")), "accuracy")
     assert drawn(ax)["B = 8"] == [[1, 2], [0.4, pytest.approx(0.67)]]
     luminance = [mpl.colors.rgb_to_hsv(line.get_color()[:3])[2] for line in ax.get_lines()]
     assert luminance == sorted(luminance, reverse=True)
@@ -48,12 +48,12 @@ def test_against_epoch_is_darker_for_larger_batches():
 
 def test_threshold_line():
     _, ax = plt.subplots()
-    plots.threshold_line(ax, analysis.threshold(STUDY))  # no line to compare with it
+    plots.threshold_line(ax, tables.threshold(STUDY))  # no line to compare with it
     assert not ax.get_lines()
     ax.plot([2, 8], [0.5, 0.6])
     plots.threshold_line(ax, None)
     assert len(ax.get_lines()) == 1
-    plots.threshold_line(ax, analysis.threshold(STUDY))
+    plots.threshold_line(ax, tables.threshold(STUDY))
     assert ax.get_lines()[1].get_ydata()[0] == pytest.approx(0.66)
     assert ax.get_lines()[1].get_label() == "threshold 0.660 (B = 8 less 0.01)"
 
@@ -76,8 +76,8 @@ def test_modes_are_told_apart_everywhere():
 
 def test_nothing_to_show():
     _, (left, right) = plt.subplots(1, 2)
-    plots.against_batch_size(left, analysis.over_seeds(NOTHING, "running_time"), "running_time")
-    plots.against_epoch(right, analysis.over_seeds(NOTHING, "accuracy", by=("batch_size", "epoch")), "accuracy")
+    plots.against_batch_size(left, tables.over_seeds(NOTHING, "running_time"), "running_time")
+    plots.against_epoch(right, tables.over_seeds(NOTHING, "accuracy", by=("batch_size", "epoch")), "accuracy")
     left.figure.canvas.draw()
     assert (texts(left), texts(right)) == (["no finished runs"], ["no runs"])
     for axis in (left.xaxis, left.yaxis, right.xaxis, right.yaxis):
@@ -87,14 +87,14 @@ def test_nothing_to_show():
 def test_the_interval_of_one_batch_size_is_a_bar():
     _, ax = plt.subplots()
     one = STUDY[STUDY["batch_size"] == 8]
-    plots.against_batch_size(ax, analysis.over_seeds(analysis.final(one), "accuracy"), "accuracy")
+    plots.against_batch_size(ax, tables.over_seeds(tables.final(one), "accuracy"), "accuracy")
     assert ax.collections[1].get_segments()[0].tolist() == [[8, 0.66], [8, 0.68]]
 
 
 def test_one_epoch_is_a_point():
     _, ax = plt.subplots()
     one = table(("mine", 8, 0, [0.5]))
-    plots.against_epoch(ax, analysis.over_seeds(one, "accuracy", by=("batch_size", "epoch")), "accuracy")
+    plots.against_epoch(ax, tables.over_seeds(one, "accuracy", by=("batch_size", "epoch")), "accuracy")
     assert ax.get_lines()[0].get_marker() == "o"
 
 
@@ -142,8 +142,8 @@ def test_to_target():
         ("scaled_lr", 128, 0, [0.1, 0.9]), ("scaled_lr", 256, 0, [0.1, 0.2]), ("scaled_lr", 512, 0, [0.1, 0.2])
     )
     failed = [("scaled_lr", 512, 0), ("scaled_lr", 1024, 0)]  # the second in its first epoch
-    runs = analysis.to_target(records.assign(updates=10 * records["epoch"]), 0.5, failed)
-    plots.to_target(ax, runs, analysis.means_to_target(runs), "updates", 0.5)
+    runs = tables.to_target(records.assign(updates=10 * records["epoch"]), 0.5, failed)
+    plots.to_target(ax, runs, tables.means_to_target(runs), "updates", 0.5)
     assert drawn(ax)["linearly scaled rate"] == [[128], [pytest.approx(15)]]
     reached, missed, diverged = (collection.get_offsets().tolist() for collection in ax.collections)
     assert (reached, missed, diverged) == ([[128, pytest.approx(15)]], [[256, 20]], [[512, 20]])
@@ -158,20 +158,20 @@ def test_to_target():
 def test_to_target_has_no_line_without_clipping_but_for_crosses():
     """Without points it would reach to the figure's corner, and the layout with it."""
     _, ax = plt.subplots()
-    runs = analysis.to_target(table(("scaled_lr", 128, 0, [0.1, 0.9])).assign(updates=[5, 10]), 0.5)
-    plots.to_target(ax, runs, analysis.means_to_target(runs), "updates", 0.5)
+    runs = tables.to_target(table(("scaled_lr", 128, 0, [0.1, 0.9])).assign(updates=[5, 10]), 0.5)
+    plots.to_target(ax, runs, tables.means_to_target(runs), "updates", 0.5)
     assert all(line.get_clip_on() for line in ax.get_lines())
 
 
 def test_to_target_says_what_is_missing():
-    runs = analysis.to_target(table(("scaled_lr", 128, 0, [0.1, 0.9])), 0.5)  # without updates
+    runs = tables.to_target(table(("scaled_lr", 128, 0, [0.1, 0.9])), 0.5)  # without updates
     for rows, target, reason in (
         (runs, None, "no target: there is no threshold, and none was given"),
         (runs, 0.5, "not recorded"),
         (runs.iloc[:0], 0.5, "no runs"),
     ):
         _, ax = plt.subplots()
-        plots.to_target(ax, rows, analysis.means_to_target(rows), "updates", target)
+        plots.to_target(ax, rows, tables.means_to_target(rows), "updates", target)
         assert texts(ax) == [reason]
         assert not ax.get_lines()
         assert not ax.get_title()
@@ -284,12 +284,12 @@ def test_little_to_show(case):
     """No warning, no error, and a word where there is nothing."""
     records, _ = LITTLE[case]
     result = findings.analyse(records, target=synthetic.TARGET)
-    runs = analysis.to_target(records, synthetic.TARGET)
+    runs = tables.to_target(records, synthetic.TARGET)
     figure, axes = plt.subplots(2, 3, figsize=(15, 8), layout="constrained")
-    plots.to_target(axes[0, 0], runs, analysis.means_to_target(runs), "updates", synthetic.TARGET)
+    plots.to_target(axes[0, 0], runs, tables.means_to_target(runs), "updates", synthetic.TARGET)
     for name, found in result["modes"].items():
         plots.critical_batch_size(axes[0, 0], name, found["critical_batch_size"], result["modes"])
-    plots.to_target(axes[0, 1], runs, analysis.means_to_target(runs), "running_time", None)
+    plots.to_target(axes[0, 1], runs, tables.means_to_target(runs), "running_time", None)
     plots.effects(axes[0, 2], result["effects"])
     plots.breaking_points(axes[1, 0], result["modes"])
     plots.noise_scales(axes[1, 1], result["modes"])

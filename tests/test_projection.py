@@ -15,8 +15,9 @@ from test_analysis import NOTHING, table
 from test_cli import run
 from test_findings import LITTLE
 
-from batchscale import allreduce, cli, findings, plots
-from batchscale.projection import (
+from batchscale import cli
+from batchscale.analysis import findings, plots
+from batchscale.analysis.projection import (
     INTERCONNECTS,
     Interconnect,
     best_batch_sizes,
@@ -29,6 +30,7 @@ from batchscale.projection import (
     text,
     times_to_target,
 )
+from batchscale.training import allreduce
 
 STUDY = synthetic.study()
 STEPS = pd.Series({2: 0.00404, 8: 0.00416, 1024: 0.02448})  # 4 ms and 20 µs an image, as in synthetic

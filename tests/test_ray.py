@@ -18,9 +18,10 @@ import pytest
 from conftest import PROJECT
 from test_sweeps import AS_SWEEP, SWEEP, assert_same_records, tiny
 
-from batchscale import cluster, sweeps
-from batchscale.experiment import UserError
-from batchscale.records import Keeper
+from batchscale.errors import UserError
+from batchscale.records.record import Record
+from batchscale.sweeps import ray_cluster
+from batchscale.sweeps import sweep as sweeps
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None or " " in sys.executable,
@@ -105,7 +106,7 @@ def test_a_node_is_killed_and_its_run_goes_on_elsewhere(nodes, whole, tmp_path):
     sweep = Sweep(nodes, tmp_path, *SWEEP, "--gpus-per-run", "1", "--save-seconds", "0")
     sweep.wait_for(lambda: len(sweep.epochs()) >= 2)
     nodes.remove_node(*nodes.worker_nodes, allow_graceful=False)
-    assert not Keeper(tiny([4], **AS_SWEEP)[0], data).trained
+    assert not Record(tiny([4], **AS_SWEEP)[0], data).trained
     assert list(data.glob("*.ckpt"))
     nodes.add_node(num_cpus=1, num_gpus=1)
     assert sweep.ended() == 0, sweep.said()
@@ -137,7 +138,7 @@ def test_nodes_that_do_not_see_the_folder(nodes, whole, tmp_path):
 def test_runs_that_fail_do_not_end_the_sweep(nodes, tmp_path, monkeypatch, capsys):
     """One raises, one takes its process with it every time. What says so comes from the code that was sent along."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cluster, "RETRIES", 1)
+    monkeypatch.setattr(ray_cluster, "RETRIES", 1)
     (tmp_path / "my_models.py").write_text(MODELS)
     (good,) = tiny([64])
     fails, kills = (replace(good, name=name, width=1, model=f"my_models:{name}") for name in ("fails", "kills"))
@@ -152,7 +153,7 @@ def test_runs_that_fail_do_not_end_the_sweep(nodes, tmp_path, monkeypatch, capsy
     assert said.count(f"{kills}: its node or process died; another goes on from what was saved\n") == 1
     assert said.count(": failed, ") == 2
     assert f"/3] {good}: complete, 2 epochs" in said
-    assert Keeper(good, tmp_path / "data").finished
+    assert Record(good, tmp_path / "data").finished
 
 
 @needs_ray
@@ -184,7 +185,7 @@ def test_settings(tmp_path, settings, message):
 
 
 def test_ray_in_a_folder_with_a_space(monkeypatch):
-    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(sys, "executable", "/home/me/my work/.venv/bin/python")
     with pytest.raises(UserError, match=r"/home/me/my work/\.venv/bin/python has a space in its path; install"):
-        cluster.require(workers=1, gpus_per_run=0, cores_per_run=1, scratch=None)
+        ray_cluster.require(workers=1, gpus_per_run=0, cores_per_run=1, scratch=None)

@@ -12,14 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchscale import records
-from batchscale.experiment import COLUMNS, Experiment, Record, UserError
-from batchscale.records import Keeper, digest, load, read_csv, sidecars, to_csv
-from batchscale.storage import temporary_of
+from batchscale.epoch import COLUMNS, Epoch
+from batchscale.errors import UserError
+from batchscale.experiment import Experiment
+from batchscale.records.files import temporary_of
+from batchscale.records.record import Record
+from batchscale.records.tables import digest, load, read_csv, sidecars, to_csv
 
 HEADER = ",".join(COLUMNS)
 
 
-def row(epoch: int = 1, **fields) -> Record:
+def row(epoch: int = 1, **fields) -> Epoch:
     values = {
         "batch_size": 8,
         "epoch": epoch,
@@ -36,15 +39,15 @@ def row(epoch: int = 1, **fields) -> Record:
         "epoch_time": 123456.789,
         "images_per_second": 1.0,
     }
-    return Record(**(values | fields))
+    return Epoch(**(values | fields))
 
 
 def experiment(**fields) -> Experiment:
     return Experiment(**{"batch_size": 8, "epochs": 3, **fields})
 
 
-def keep(folder, rows, status="complete", parameters=None, **fields) -> Keeper:
-    keeper = Keeper(experiment(**fields), folder)
+def keep(folder, rows, status="complete", parameters=None, **fields) -> Record:
+    keeper = Record(experiment(**fields), folder)
     keeper.start(parameters=parameters)
     for each in rows:
         keeper.add(each, {"updates": each.updates})
@@ -53,7 +56,7 @@ def keep(folder, rows, status="complete", parameters=None, **fields) -> Keeper:
     return keeper
 
 
-def same(ours: Record, theirs: Record) -> bool:
+def same(ours: Epoch, theirs: Epoch) -> bool:
     """Equal, NaN being equal to NaN."""
     return all(a == b or (a != a and b != b) for a, b in zip(astuple(ours), astuple(theirs), strict=True))
 
@@ -93,10 +96,10 @@ measured = st.fixed_dictionaries(
 
 
 @st.composite
-def runs(draw) -> list[Record]:
+def runs(draw) -> list[Epoch]:
     """The rows of one run, epochs from 1."""
     fields, epochs = draw(run), draw(st.lists(measured, min_size=1, max_size=4))
-    return [Record(epoch=number, **fields, **values) for number, values in enumerate(epochs, 1)]
+    return [Epoch(epoch=number, **fields, **values) for number, values in enumerate(epochs, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +107,8 @@ def any_csv(tmp_path_factory):
     return tmp_path_factory.mktemp("csv") / "any.csv"
 
 
-def records_in(path) -> list[Record]:
-    return [Record(**values) for values in read_csv(path).to_dict("records")]
+def records_in(path) -> list[Epoch]:
+    return [Epoch(**values) for values in read_csv(path).to_dict("records")]
 
 
 @given(rows=runs())
@@ -197,7 +200,7 @@ def test_nothing_there(tmp_path):
 
 
 def test_sidecar_holds_the_experiment(tmp_path):
-    keeper = Keeper(experiment(), tmp_path)
+    keeper = Record(experiment(), tmp_path)
     keeper.start(parameters=7)
     sidecar = json.loads((tmp_path / "baseline_small_bs8_seed0.json").read_text())
     assert sidecar["status"] == "running"
@@ -209,32 +212,32 @@ def test_sidecar_holds_the_experiment(tmp_path):
 def test_another_experiment_under_the_same_name_is_refused(tmp_path):
     keep(tmp_path, [row()])
     with pytest.raises(UserError) as refused:
-        Keeper(experiment(base_lr=0.02, width=0.5), tmp_path)
+        Record(experiment(base_lr=0.02, width=0.5), tmp_path)
     assert "base_lr is 0.002 there but 0.02 was asked for, width is 1.0 there but 0.5 was" in str(refused.value)
-    Keeper(experiment(epochs=50, device="cpu"), tmp_path)  # the same run, longer or elsewhere
+    Record(experiment(epochs=50, device="cpu"), tmp_path)  # the same run, longer or elsewhere
 
 
 def test_what_is_finished(tmp_path):
-    assert not Keeper(experiment(), tmp_path).finished
+    assert not Record(experiment(), tmp_path).finished
     keep(tmp_path, [row(1), row(2)], "running")
-    assert not Keeper(experiment(), tmp_path).finished
+    assert not Record(experiment(), tmp_path).finished
     keep(tmp_path / "b", [row(1), row(2), row(3)])
-    assert Keeper(experiment(), tmp_path / "b").finished
-    assert Keeper(experiment(epochs=2), tmp_path / "b").finished
-    assert not Keeper(experiment(epochs=4), tmp_path / "b").finished
+    assert Record(experiment(), tmp_path / "b").finished
+    assert Record(experiment(epochs=2), tmp_path / "b").finished
+    assert not Record(experiment(epochs=4), tmp_path / "b").finished
     keep(tmp_path / "c", [row(1)], "diverged")
-    assert Keeper(experiment(), tmp_path / "c").finished
-    assert len(Keeper(experiment(), tmp_path / "c").rows) == 1
+    assert Record(experiment(), tmp_path / "c").finished
+    assert len(Record(experiment(), tmp_path / "c").rows) == 1
 
 
 def test_killed_between_the_last_row_and_the_status(tmp_path):
     keep(tmp_path, [row(1), row(2), row(3)], "running")
-    keeper = Keeper(experiment(), tmp_path)
+    keeper = Record(experiment(), tmp_path)
     assert not keeper.finished
     assert keeper.resume() == {"updates": 561}
     keeper.start()
     keeper.finish("complete")
-    assert Keeper(experiment(), tmp_path).finished
+    assert Record(experiment(), tmp_path).finished
     assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".csv", ".json"]
 
 
@@ -243,7 +246,7 @@ def test_killed_between_checkpoint_and_csv(tmp_path):
     keeper = keep(tmp_path, [row(1)], "running")
     keeper.rows.append(row(2))
     keeper.save_state({"updates": 374})
-    again = Keeper(experiment(), tmp_path)
+    again = Record(experiment(), tmp_path)
     assert len(again.rows) == 1
     assert again.resume() == {"updates": 374}
     assert all(same(ours, theirs) for ours, theirs in zip(again.rows, [row(1), row(2)], strict=True))
@@ -252,7 +255,7 @@ def test_killed_between_checkpoint_and_csv(tmp_path):
 def test_rows_stay_while_a_longer_run_passes_them_again(tmp_path):
     keep(tmp_path, [row(1), row(2), row(3)])
     before = (tmp_path / "baseline_small_bs8_seed0.csv").read_bytes()
-    keeper = Keeper(experiment(epochs=4), tmp_path)
+    keeper = Record(experiment(epochs=4), tmp_path)
     assert keeper.resume() is None  # the checkpoint went when it was complete
     keeper.start()
     for epoch in (1, 2):
@@ -263,7 +266,7 @@ def test_rows_stay_while_a_longer_run_passes_them_again(tmp_path):
     assert load(tmp_path)["running_time"].tolist() == [99.0] * 4
 
 
-def saved_thrice(folder) -> Keeper:
+def saved_thrice(folder) -> Record:
     """A run with two rows and a checkpoint after 187, 374 and 400 updates; the last two are there."""
     keeper = keep(folder, [row(1), row(2)], "running")
     keeper.save_state({"updates": 400, "weights": torch.arange(1000.0)})
@@ -272,7 +275,7 @@ def saved_thrice(folder) -> Keeper:
 
 def damaged(content: bytes, damage: str, folder) -> bytes:
     if damage == "another experiment":
-        other = Keeper(experiment(width=0.5), folder / "other")
+        other = Record(experiment(width=0.5), folder / "other")
         other.start()
         other.save_state({"updates": 1})
         return other.checkpoint.read_bytes()
@@ -290,7 +293,7 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, damage):
     keeper = saved_thrice(tmp_path)
     content = damaged(keeper.checkpoint.read_bytes(), damage, tmp_path)
     keeper.checkpoint.write_bytes(content)
-    again = Keeper(experiment(), tmp_path)
+    again = Record(experiment(), tmp_path)
     with pytest.warns(UserWarning, match=r"cannot be used \(.+\); it is now baseline_small_bs8_seed0.ckpt.unusable"):
         assert again.resume() == {"updates": 374}
     assert len(again.rows) == 2
@@ -303,14 +306,14 @@ def test_two_damaged_checkpoints_are_both_kept_and_the_rows_stay(tmp_path):
     before = keeper.csv.read_bytes()
     keeper.checkpoint.write_bytes(b"one")
     keeper.previous.write_bytes(b"two")
-    again = Keeper(experiment(), tmp_path)
+    again = Record(experiment(), tmp_path)
     with pytest.warns(UserWarning, match="cannot be used"):
         assert again.resume() is None
     again.start()
     again.add(row(1, running_time=99.0), {"updates": 187})
     again.checkpoint.write_bytes(b"three")
     with pytest.warns(UserWarning, match="unusable2"):
-        assert Keeper(experiment(), tmp_path).resume() is None
+        assert Record(experiment(), tmp_path).resume() is None
     assert keeper.csv.read_bytes() == before
     kept = {path.name: path.read_bytes() for path in tmp_path.glob("*unusable*")}
     stem = "baseline_small_bs8_seed0.ckpt"
@@ -343,7 +346,7 @@ def test_no_wrong_state_from_a_flipped_bit_or_a_prefix(tmp_path_factory, place, 
     else:
         content[offset] ^= 1 << bit
     keeper.checkpoint.write_bytes(content)
-    again = Keeper(experiment(), folder, notice=lambda text: None)
+    again = Record(experiment(), folder, notice=lambda text: None)
     resumed = again.resume()
     if resumed is None:
         assert again.rows == []
@@ -363,18 +366,18 @@ def test_malicious_checkpoint_does_not_run(tmp_path):
     keeper = keep(tmp_path, [], "running")
     torch.save({"format": records.FORMAT, "experiment": {}, "rows": [], "state": Malicious()}, keeper.checkpoint)
     with pytest.warns(UserWarning, match="cannot be used"):
-        assert Keeper(experiment(), tmp_path).resume() is None
+        assert Record(experiment(), tmp_path).resume() is None
 
 
 @pytest.mark.parametrize("left", ["checkpoint", "previous"])
 def test_killed_before_the_checkpoints_were_removed(tmp_path, left):
     keeper = keep(tmp_path, [row(1), row(2), row(3)])
     getattr(keeper, left).write_bytes(b"left over")
-    again = Keeper(experiment(), tmp_path)
+    again = Record(experiment(), tmp_path)
     assert again.trained
     assert not again.finished
     again.finish()
-    assert Keeper(experiment(), tmp_path).finished
+    assert Record(experiment(), tmp_path).finished
     assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".csv", ".json"]
 
 
@@ -382,7 +385,7 @@ def test_killed_before_the_status_was_written_and_without_a_checkpoint(tmp_path)
     keeper = keep(tmp_path, [row(1), row(2), row(3)], "running", parameters=7)
     keeper.checkpoint.unlink()
     keeper.previous.unlink()
-    again = Keeper(experiment(), tmp_path)
+    again = Record(experiment(), tmp_path)
     assert again.trained
     assert not again.finished
     again.finish()
@@ -394,7 +397,7 @@ def test_half_written_files_of_a_killed_process_are_cleared(tmp_path):
     keeper = keep(tmp_path, [row(1)], "running")
     for path in (*keeper.files, keeper.previous):
         temporary_of(path).write_bytes(b"half")
-    again = Keeper(experiment(), tmp_path)
+    again = Record(experiment(), tmp_path)
     again.resume()
     again.start()
     again.finish("diverged")
@@ -406,16 +409,16 @@ def test_csv_without_sidecar(tmp_path):
     keep(tmp_path, [row(1), row(2)], epochs=2)
     (tmp_path / "baseline_small_bs8_seed0.json").unlink()
     (tmp_path / "baseline_small_bs8_seed0.ckpt").write_bytes(b"left over")
-    assert Keeper(experiment(epochs=2), tmp_path).finished
+    assert Record(experiment(epochs=2), tmp_path).finished
     with pytest.raises(UserError, match="2 of 3 epochs and no sidecar"):
-        Keeper(experiment(), tmp_path)
+        Record(experiment(), tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', '{"format": 99, "status": "x", "experiment": {}}'])
 def test_sidecar_that_is_none(tmp_path, content):
     (tmp_path / "baseline_small_bs8_seed0.json").write_text(content)
     with pytest.raises(UserError, match=r"seed0\.json"):
-        Keeper(experiment(), tmp_path)
+        Record(experiment(), tmp_path)
 
 
 def test_every_prefix_of_a_sidecar_is_refused(tmp_path):
@@ -424,7 +427,7 @@ def test_every_prefix_of_a_sidecar_is_refused(tmp_path):
     for length in range(len(content) - 1):  # the last byte is the end of the last line
         keeper.sidecar.write_bytes(content[:length])
         with pytest.raises(UserError, match=r"seed0\.json is not the sidecar of a record"):
-            Keeper(experiment(), tmp_path)
+            Record(experiment(), tmp_path)
 
 
 def test_newer_format_is_not_guessed_at(tmp_path):
@@ -432,7 +435,7 @@ def test_newer_format_is_not_guessed_at(tmp_path):
     sidecar = json.loads(keeper.sidecar.read_text())
     keeper.sidecar.write_text(json.dumps(sidecar | {"format": 99}))
     with pytest.raises(UserError, match="has format 99, this batchscale knows 2"):
-        Keeper(experiment(), tmp_path)
+        Record(experiment(), tmp_path)
 
 
 def test_load_sorts_and_types(tmp_path):
@@ -441,7 +444,7 @@ def test_load_sorts_and_types(tmp_path):
     table = load(tmp_path)
     assert table[["seed", "epoch"]].values.tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]]
     assert pd.api.types.is_integer_dtype(table["updates"])
-    assert same(Record(**table.to_dict("records")[0]), row(1))
+    assert same(Epoch(**table.to_dict("records")[0]), row(1))
 
 
 def test_digest_is_that_of_sha256sum(tmp_path):

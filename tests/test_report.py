@@ -15,10 +15,12 @@ import synthetic
 import typst
 from conftest import PROJECT
 
-from batchscale import findings
-from batchscale.analysis import RUN
-from batchscale.experiment import MODES, STUDY_COLUMNS, Experiment
-from batchscale.records import digest
+from batchscale.analysis import findings
+from batchscale.analysis.tables import RUN
+from batchscale.epoch import STUDY_COLUMNS
+from batchscale.experiment import Experiment
+from batchscale.modes import MODES
+from batchscale.records.tables import digest
 from report import build
 from report.contents import contents, learning_rates, lower_targets
 

@@ -14,8 +14,17 @@ import faults
 import pytest
 from filelock import SoftFileLock
 
-from batchscale import storage
-from batchscale.storage import Busy, Copies, SaveError, forget_dead, lock, require_writable, scratch_of, write_whole
+from batchscale.records import files
+from batchscale.records.files import (
+    Busy,
+    Copies,
+    SaveError,
+    forget_dead,
+    lock,
+    require_writable,
+    scratch_of,
+    write_whole,
+)
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
 
@@ -82,7 +91,7 @@ def test_one_holder_at_a_time_and_no_file_afterwards(tmp_path):
 def test_a_lock_of_a_dead_process_is_no_obstacle(tmp_path):
     path = tmp_path / ".run.lock"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom batchscale.storage import lock\n"
+        "import sys, time\nfrom pathlib import Path\nfrom batchscale.records.files import lock\n"
         "with lock(Path(sys.argv[1]), 'the dead'):\n    print('held', flush=True)\n    time.sleep(100)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) as process:
@@ -96,7 +105,7 @@ def test_a_lock_of_a_dead_process_is_no_obstacle(tmp_path):
 
 def test_a_lock_of_a_dead_machine_where_the_file_system_knows_none(tmp_path, monkeypatch):
     path = tmp_path / ".run.lock"
-    monkeypatch.setattr(storage, "FileLock", SoftFileLock)
+    monkeypatch.setattr(files, "FileLock", SoftFileLock)
     with monkeypatch.context() as there:
         there.setattr(socket, "gethostname", lambda: "node7")
         with SoftFileLock(path):
@@ -211,7 +220,7 @@ def test_a_slow_folder_delays_nobody(folders, copying, monkeypatch):
         release.wait(10)
         written.append(content)
 
-    monkeypatch.setattr(storage, "write_whole", slow)
+    monkeypatch.setattr(files, "write_whole", slow)
     copies = copying(there, said.append)
     started = time.monotonic()
     for number in range(50):
@@ -237,8 +246,8 @@ def test_the_thread_ends_with_the_context(folders):
 
 def test_scratch_of_google_drive(monkeypatch, tmp_path):
     drive = tmp_path / "drive"
-    monkeypatch.setattr(storage, "COLAB_DRIVE", drive)
-    monkeypatch.setattr(storage, "COLAB_SCRATCH", tmp_path / "scratch")
+    monkeypatch.setattr(files, "COLAB_DRIVE", drive)
+    monkeypatch.setattr(files, "COLAB_SCRATCH", tmp_path / "scratch")
     assert scratch_of(tmp_path / "data", None) is None
     assert scratch_of(Path("data"), Path("mine")) == Path("mine")
     with pytest.raises(SaveError, match="Google Drive is not mounted; set mount_drive = True"):

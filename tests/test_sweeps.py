@@ -14,18 +14,24 @@ import pytest
 from kills import Run, workers
 from test_storage import wait_until
 
-from batchscale import progress, storage, sweeps, training
-from batchscale.experiment import Experiment, UserError, study
-from batchscale.records import Keeper, load, read_csv
-from batchscale.storage import lock
-from batchscale.training import Training
+from batchscale import sweeps
+from batchscale.errors import UserError
+from batchscale.experiment import Experiment
+from batchscale.records import files
+from batchscale.records.files import lock
+from batchscale.records.record import Record
+from batchscale.records.tables import load, read_csv
+from batchscale.sweeps import display, process
+from batchscale.sweeps.grid import grid
+from batchscale.training import loop
+from batchscale.training.loop import Training
 
 TIMES = ["running_time", "epoch_time", "images_per_second"]
 TINY = {"dataset": "digits", "width": 0.1, "train_size": 256, "epochs": 2}
 
 
 def tiny(sizes=(16, 64), name="baseline_small", **fields) -> list[Experiment]:
-    return study(name, sizes, **(TINY | fields))
+    return grid(name, sizes, **(TINY | fields))
 
 
 def without_times(folder) -> dict[str, pd.DataFrame]:
@@ -72,10 +78,10 @@ def test_the_record_names_the_cpu(monkeypatch, told, name):
                 raise FileNotFoundError
             return told
 
-    monkeypatch.setattr(sweeps, "Path", lambda path: Read())
-    monkeypatch.setattr(sweeps.platform, "processor", str)
-    monkeypatch.setattr(sweeps.platform, "machine", lambda: "arm64")
-    assert sweeps._cpu() == name
+    monkeypatch.setattr(process, "Path", lambda path: Read())
+    monkeypatch.setattr(process.platform, "processor", str)
+    monkeypatch.setattr(process.platform, "machine", lambda: "arm64")
+    assert process._cpu() == name
 
 
 def test_only_what_is_missing(tmp_path):
@@ -105,8 +111,8 @@ def test_divergence_is_a_result_and_the_sweep_goes_on(tmp_path, capsys):
     experiments = tiny([16], base_lr=1e30) + tiny([64])
     sweeps.run(experiments, data_dir=tmp_path)
     assert "B=16 seed 0: diverged in the first epoch" in capsys.readouterr().out
-    assert Keeper(experiments[0], tmp_path).status == "diverged"
-    assert Keeper(experiments[1], tmp_path).status == "complete"
+    assert Record(experiments[0], tmp_path).status == "diverged"
+    assert Record(experiments[1], tmp_path).status == "complete"
     assert sweeps.pending(experiments, tmp_path) == []
 
 
@@ -115,7 +121,7 @@ def test_a_run_that_fails_does_not_end_the_sweep(tmp_path, workers):
     experiments = tiny([999]) + tiny([64])
     with pytest.raises(UserError, match="batch_size is 999 but digits has 256 training images"):
         sweeps.run(experiments, data_dir=tmp_path, workers=workers)
-    assert Keeper(experiments[1], tmp_path).finished
+    assert Record(experiments[1], tmp_path).finished
 
 
 def test_another_experiment_is_refused_before_anything_is_trained(tmp_path):
@@ -178,7 +184,7 @@ def assert_goes_on(folder, whole) -> None:
 @pytest.mark.parametrize(("save_seconds", "saves"), [(0, 9), (1e9, 0)])
 def test_a_long_epoch_is_saved_in_the_middle(tmp_path, monkeypatch, save_seconds, saves):
     """Killed before its tenth update, the first epoch goes on after the ninth, or begins again."""
-    monkeypatch.setattr(training, "PULSE_SECONDS", 0)
+    monkeypatch.setattr(loop, "PULSE_SECONDS", 0)
     update = Training._update
 
     def update_or_die(run, indices):
@@ -284,15 +290,15 @@ def test_two_sweeps_on_one_folder_share_out_the_work(tmp_path, whole):
 @pytest.fixture
 def drive(tmp_path, monkeypatch):
     """Colab's folders: the records are asked for on the Drive, and the scratch folder follows from that."""
-    monkeypatch.setattr(storage, "COLAB_DRIVE", tmp_path / "drive")
-    monkeypatch.setattr(storage, "COLAB_SCRATCH", tmp_path / "scratch")
+    monkeypatch.setattr(files, "COLAB_DRIVE", tmp_path / "drive")
+    monkeypatch.setattr(files, "COLAB_SCRATCH", tmp_path / "scratch")
     (tmp_path / "drive" / "MyDrive").mkdir(parents=True)
     return tmp_path / "drive" / "MyDrive" / "data", tmp_path / "scratch" / "MyDrive" / "data"
 
 
 def die_after_two_epochs(there, monkeypatch) -> None:
     """Train B = 4 and end as a virtual machine does that is taken away, once two epochs are on the Drive."""
-    add = Keeper.add
+    add = Record.add
 
     def add_or_die(keeper, row, state):
         if row.epoch > 2:
@@ -300,7 +306,7 @@ def die_after_two_epochs(there, monkeypatch) -> None:
         add(keeper, row, state)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "add", add_or_die)
+        patch.setattr(Record, "add", add_or_die)
         with pytest.raises(SystemExit):
             sweeps.run(tiny([4], **AS_SWEEP), data_dir=there)
     wait_until(lambda: len(load(there)) == 2 and not list(there.glob(".*")))
@@ -330,7 +336,7 @@ def test_another_virtual_machine_goes_on_from_the_drive(drive, whole, monkeypatc
 def test_a_drive_that_vanishes_stops_nothing_and_is_caught_up_with(drive, whole, monkeypatch, capsys):
     there, here = drive
     unmounted = there.parents[2] / "unmounted"
-    add = Keeper.add
+    add = Record.add
 
     def add_and_lose_the_drive(keeper, row, state):
         if row.epoch == 2:
@@ -338,7 +344,7 @@ def test_a_drive_that_vanishes_stops_nothing_and_is_caught_up_with(drive, whole,
         add(keeper, row, state)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "add", add_and_lose_the_drive)
+        patch.setattr(Record, "add", add_and_lose_the_drive)
         table = sweeps.run(tiny([4], **AS_SWEEP), data_dir=there)
     assert len(table) == 4
     said = capsys.readouterr().out
@@ -384,17 +390,17 @@ def only(whole, size) -> Path:
 
 def test_terminal_shows_bars_that_fit(monkeypatch, capsys):
     """tqdm cuts them to the terminal's width; what matters most comes first."""
-    from batchscale.training import Progress
+    from batchscale.training.loop import Progress
 
     experiment = Experiment(name="gradual_warmup_scaled_lr", batch_size=1024)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     for width in (60, 80, 150):
         monkeypatch.setenv("COLUMNS", str(width))
         monkeypatch.setenv("LINES", "24")
-        with progress.Display(1) as display:
-            display.show("progress", experiment, Progress(1, 0, 500_000, 2.3, 0.0))
-            display.show("record", experiment, SimpleNamespace(accuracy=0.512))
-            display.show("progress", experiment, Progress(2, 75_000, 500_000, 1.234, 2134.5))
+        with display.Display(1) as shown_runs:
+            shown_runs.show("progress", experiment, Progress(1, 0, 500_000, 2.3, 0.0))
+            shown_runs.show("record", experiment, SimpleNamespace(accuracy=0.512))
+            shown_runs.show("progress", experiment, Progress(2, 75_000, 500_000, 1.234, 2134.5))
         lines = capsys.readouterr().err.replace("\n", "\r").split("\r")
         shown = [line for line in lines if " 15%" in line]
         assert shown

@@ -15,10 +15,11 @@ from networks import DrawsFromEveryGenerator
 from torch import nn
 from torch.nn import functional
 
-from batchscale import datasets, noise_scale, training
-from batchscale.experiment import Experiment, UserError
-from batchscale.randomness import epoch_seed, micro_batch_seed, permutation, seed_generators
-from batchscale.training import Training, build_model, select_device
+from batchscale.errors import UserError
+from batchscale.experiment import Experiment
+from batchscale.training import datasets, loop, noise_scale
+from batchscale.training.loop import Training, build_model, select_device
+from batchscale.training.randomness import epoch_seed, micro_batch_seed, permutation, seed_generators
 from models import CNN
 
 TIMES = {"running_time": 0, "epoch_time": 0, "images_per_second": 0}
@@ -106,7 +107,7 @@ def test_weights_equal_the_plain_loops_after_20_updates(noise, fields, rate):
     """In float64. In float32 a rounding error of 1e-8 grows to 3e-5 in 20 updates at the kinks of ReLU and max-pooling,
     between two memory layouts of the plain loop itself."""
     run = Training(experiment(train_size=20 * 32, warmup_epochs=0.5, **fields), noise, model=InDouble())
-    assert len(list(run.records())) == 1
+    assert len(list(run.epochs())) == 1
     assert run.updates == 20
     plain = plain_loop(
         noise,
@@ -125,7 +126,7 @@ def test_weights_equal_the_plain_loops_after_20_updates(noise, fields, rate):
 def test_weights_equal_the_plain_loops_in_float32(noise):
     """Few updates, before rounding has grown; the network built by its name."""
     run = Training(experiment(train_size=5 * 32, lr_scaling="linear"), noise)
-    list(run.records())
+    list(run.epochs())
     torch.manual_seed(epoch_seed(0, 0))
     plain = plain_loop(noise, InFloat(), updates=5, size=32, rate=lambda t: 0.008)
     for ours, theirs in zip(run.model.state_dict().values(), plain.state_dict().values(), strict=True):
@@ -142,7 +143,7 @@ def test_micro_batches_sum_to_the_minibatch(digits, micro):
     for size in (None, micro):
         torch.manual_seed(0)
         run = Training(experiment(train_size=320, micro_batch_size=size), digits, model=network_without_batch_norm(10))
-        list(run.records())
+        list(run.epochs())
         runs.append(run)
     for ours, theirs in zip(runs[1].model.parameters(), runs[0].model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
@@ -156,7 +157,7 @@ def test_an_epoch_uses_each_image_once_and_drops_the_incomplete_batch(digits, mo
         "batch",
         lambda self, places, original=datasets.Dataset.batch: seen.append(places) or original(self, places),
     )
-    list(Training(experiment(train_size=100, epochs=2), digits, model=network_without_batch_norm(10)).records())
+    list(Training(experiment(train_size=100, epochs=2), digits, model=network_without_batch_norm(10)).epochs())
     assert [len(places) for places in seen] == 2 * ([32] * 3 + [8] * 10)  # and the noise scale's
     epochs = [torch.cat(seen[:3]), torch.cat(seen[13:16])]
     for epoch in epochs:
@@ -193,7 +194,7 @@ def test_initial_weights_depend_on_the_seed_alone_and_leave_the_generators_alone
 
 def test_records(digits):
     run = Training(experiment(epochs=3, lr_scaling="linear", warmup="gradual", warmup_epochs=2), digits)
-    records = list(run.records())
+    records = list(run.epochs())
     assert [record.epoch for record in records] == [1, 2, 3]
     assert [record.updates for record in records] == [46, 92, 138]  # 1500 // 32 = 46
     # the rate of each epoch's last update: η + (kη − η)·t/T_w with t = 45, 91, 137 and T_w = 92
@@ -213,7 +214,7 @@ def test_records(digits):
 
 def test_noise_scale_is_that_of_the_next_epochs_first_images(digits):
     run = Training(experiment(epochs=2, seed=3), digits)
-    first, last = run.records()
+    first, last = run.epochs()
     order, seed = permutation(1500, seed=3, epoch=3), epoch_seed(3, 3)
 
     def loss(part):
@@ -241,7 +242,7 @@ def test_measuring_the_noise_scale_changes_nothing_of_the_run(digits, monkeypatc
         if not measured:
             monkeypatch.setattr(Training, "measure_noise_scale", lambda self: None)
         run = Training(experiment(train_size=160, epochs=3, model=DrawsFromEveryGenerator, width=1), digits)
-        rows.append([replace(record, **TIMES, noise_scale=0) for record in run.records()])
+        rows.append([replace(record, **TIMES, noise_scale=0) for record in run.epochs()])
         states.append(run.model.state_dict())
     assert rows[0] == rows[1]
     torch.testing.assert_close(*states, rtol=0, atol=0)
@@ -251,7 +252,7 @@ def test_measuring_the_noise_scale_changes_nothing_of_the_run(digits, monkeypatc
 def test_noise_scale_needs_two_images_a_micro_batch(digits, images, measured):
     run = Training(experiment(train_size=images, batch_size=4), digits)
     assert (run.measure_noise_scale() is not None) == measured
-    assert math.isnan(next(run.records()).noise_scale) or measured
+    assert math.isnan(next(run.epochs()).noise_scale) or measured
 
 
 def test_train_accuracy_is_that_of_the_first_10_000_images():
@@ -263,7 +264,7 @@ def test_train_accuracy_is_that_of_the_first_10_000_images():
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     nn.init.zeros_(model[1].weight)
     model[1].bias.data = torch.tensor([5.0, 0.0])  # always class 0
-    record = next(Training(experiment(batch_size=6000, base_lr=1e-9), data, model=model).records())
+    record = next(Training(experiment(batch_size=6000, base_lr=1e-9), data, model=model).epochs())
     assert record.train_accuracy == 1.0
 
 
@@ -278,13 +279,13 @@ def test_clock_counts_training_alone(digits, monkeypatch):
 
         return timed
 
-    monkeypatch.setattr(training.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now)
     monkeypatch.setattr(Training, "_update", taking(1, Training._update))
     for name in ("evaluate", "measure_noise_scale"):
         monkeypatch.setattr(Training, name, taking(1000, getattr(Training, name)))
     run = Training(experiment(train_size=320, epochs=2), digits, model=network_without_batch_norm(10))
     records = []
-    for record in run.records(taking(100, lambda progress: None)):
+    for record in run.epochs(taking(100, lambda progress: None)):
         records.append(record)
         now += 10_000  # saving
     assert [(record.running_time, record.epoch_time) for record in records] == [(10, 10), (20, 10)]
@@ -292,10 +293,10 @@ def test_clock_counts_training_alone(digits, monkeypatch):
 
 
 def test_progress_between_updates(digits, monkeypatch):
-    monkeypatch.setattr(training, "PULSE_SECONDS", 0)
+    monkeypatch.setattr(loop, "PULSE_SECONDS", 0)
     seen = []
     run = Training(experiment(train_size=160, epochs=2), digits, model=network_without_batch_norm(10))
-    list(run.records(seen.append))
+    list(run.epochs(seen.append))
     assert [(progress.epoch, progress.images) for progress in seen] == [
         (1, 32), (1, 64), (1, 96), (1, 128), (2, 192), (2, 224), (2, 256), (2, 288),
     ]  # fmt: skip
@@ -310,10 +311,10 @@ class Killed(Exception):
 @pytest.mark.parametrize("killed_after", [1, 7, 10, 13, 20, 29])
 def test_goes_on_exactly_from_its_state(digits, monkeypatch, killed_after, fields):
     """Dropout and batch norm included; 10 updates an epoch, killed in the middle and between epochs."""
-    monkeypatch.setattr(training, "PULSE_SECONDS", 0)
+    monkeypatch.setattr(loop, "PULSE_SECONDS", 0)
     run_of = experiment(train_size=320, epochs=3, lr_scaling="linear", warmup="gradual", warmup_epochs=1.5, **fields)
     whole = Training(run_of, digits)
-    expected = [replace(record, **TIMES) for record in whole.records()]
+    expected = [replace(record, **TIMES) for record in whole.epochs()]
 
     killed, rows, saved = Training(run_of, digits), [], io.BytesIO()
 
@@ -323,7 +324,7 @@ def test_goes_on_exactly_from_its_state(digits, monkeypatch, killed_after, field
             raise Killed
 
     with pytest.raises(Killed):  # noqa: PT012
-        for record in killed.records(kill):
+        for record in killed.epochs(kill):
             rows.append(record)
             kill()
     saved.seek(0)
@@ -331,7 +332,7 @@ def test_goes_on_exactly_from_its_state(digits, monkeypatch, killed_after, field
     resumed = Training(run_of, digits)
     resumed.load_state_dict(torch.load(saved, weights_only=True))
     assert resumed.updates == killed_after
-    rows += resumed.records()
+    rows += resumed.epochs()
     assert [replace(record, **TIMES) for record in rows] == expected
     for ours, theirs in zip(resumed.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
@@ -340,10 +341,10 @@ def test_goes_on_exactly_from_its_state(digits, monkeypatch, killed_after, field
 def test_resuming_does_not_warm_up_again(digits):
     fields = {"train_size": 320, "lr_scaling": "linear", "warmup": "gradual", "warmup_epochs": 1}
     first = Training(experiment(epochs=1, **fields), digits)
-    list(first.records())
+    list(first.epochs())
     longer = Training(experiment(epochs=3, **fields), digits)
     longer.load_state_dict(first.state_dict())
-    assert [record.learning_rate for record in longer.records()] == [0.008, 0.008]
+    assert [record.learning_rate for record in longer.epochs()] == [0.008, 0.008]
 
 
 def test_training_leaves_the_global_generators_alone(digits):
@@ -353,20 +354,20 @@ def test_training_leaves_the_global_generators_alone(digits):
     torch.manual_seed(5), random.seed(5), np.random.seed(5)  # noqa: NPY002
     expected = draw()
     torch.manual_seed(5), random.seed(5), np.random.seed(5)  # noqa: NPY002
-    list(Training(experiment(train_size=64, model=DrawsFromEveryGenerator, width=1), digits).records())
+    list(Training(experiment(train_size=64, model=DrawsFromEveryGenerator, width=1), digits).epochs())
     assert draw() == expected
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(digits):
     run = Training(experiment(train_size=320, epochs=3, base_lr=1e30), digits)
-    assert list(run.records()) == []
+    assert list(run.epochs()) == []
     assert run.diverged
 
 
 def test_divergence_is_noticed_within_an_epoch(digits, monkeypatch):
-    monkeypatch.setattr(training, "PULSE_SECONDS", 0)
+    monkeypatch.setattr(loop, "PULSE_SECONDS", 0)
     run = Training(experiment(base_lr=1e30), digits)
-    assert list(run.records()) == []
+    assert list(run.epochs()) == []
     assert run.diverged
     assert run.updates < 46
 
@@ -374,9 +375,9 @@ def test_divergence_is_noticed_within_an_epoch(digits, monkeypatch):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains(digits, precision):
     run = Training(experiment(precision=precision, train_size=320), digits)
-    (record,) = run.records()
+    (record,) = run.epochs()
     exact = Training(experiment(train_size=320), digits)
-    (expected,) = exact.records()
+    (expected,) = exact.epochs()
     assert record.train_loss == pytest.approx(expected.train_loss, rel=0.02)
     assert record.train_loss != expected.train_loss
     assert {parameter.dtype for parameter in run.model.parameters()} == {torch.float32}
@@ -388,13 +389,13 @@ def fp16(**fields):
 
 def test_the_scale_of_the_loss_is_gone_on_with(digits):
     run = Training(fp16(), digits)
-    next(run.records())
+    next(run.epochs())
     state = run.state_dict()
     assert state["scaler"]["_growth_tracker"] == 10  # updates without an overflow
     resumed = Training(fp16(), digits)
     resumed.load_state_dict(copy.deepcopy(state))
-    (last,) = resumed.records()
-    (expected,) = run.records()
+    (last,) = resumed.epochs()
+    (expected,) = run.epochs()
     assert replace(last, **TIMES) == replace(expected, **TIMES)
     assert resumed.state_dict()["scaler"] == run.state_dict()["scaler"]
 
@@ -403,7 +404,7 @@ def test_an_update_that_overflows_is_left_out(digits):
     run = Training(fp16(), digits)
     run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = [parameter.clone() for parameter in run.model.parameters()]
-    next(run.records())
+    next(run.epochs())
     assert run.updates == 10
     assert run.scaler.get_scale() == 2.0**50
     for ours, theirs in zip(run.model.parameters(), before, strict=True):
@@ -428,13 +429,13 @@ def test_bf16_needs_a_gpu_that_has_it(monkeypatch, precision, capability, refuse
         if refused
         else (contextlib.nullcontext())
     ):
-        training._require_precision(precision, torch.device("cuda"))
+        loop._require_precision(precision, torch.device("cuda"))
 
 
 def test_a_network_that_fails_is_named_with_the_place(digits):
     run = Training(experiment(train_size=320, model="networks:fails_in_training", width=1), digits)
     with pytest.raises(UserError) as failed:
-        next(run.records())
+        next(run.epochs())
     assert re.fullmatch(
         r"model networks:fails_in_training failed in training, after update 0: "
         r"ValueError: too much of a good thing \(.+networks\.py:\d+\)",

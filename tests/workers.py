@@ -11,9 +11,9 @@ from kills import context
 def _main(task: Callable, arguments: tuple, environment: dict[str, str]) -> None:
     os.environ.update(environment)  # what torchrun sets
     torch.set_num_threads(1)
-    from batchscale import distributed
+    from batchscale.sweeps import torchrun
 
-    task(distributed.group(), *arguments)
+    task(torchrun.group(), *arguments)
 
 
 def together(count: int, task: Callable, *arguments) -> None:

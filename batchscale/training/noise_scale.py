@@ -21,7 +21,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from batchscale import randomness
+from batchscale.training import randomness
 
 # Ten micro-batches that hold one training image in forty together: a fortieth of an epoch's time where that goes with
 # the images, and at B = 128 (390 updates an epoch) also where it goes with the launches. LOG.md has other choices.

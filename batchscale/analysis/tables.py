@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from batchscale.experiment import MODES
+from batchscale.modes import MODES
 
 RUN = ["experiment", "batch_size", "seed"]  # what tells one run from another
 Run = tuple[str, int, int]

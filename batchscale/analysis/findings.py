@@ -16,11 +16,11 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
-from batchscale import analysis
-from batchscale.analysis import COMPARISONS, RUN, Run, Threshold
-from batchscale.breaking_point import accuracy_losses, in_accuracy, in_time, in_updates
-from batchscale.critical_batch_size import critical_batch_size
-from batchscale.experiment import MODES
+from batchscale.analysis import tables
+from batchscale.analysis.breaking_point import accuracy_losses, in_accuracy, in_time, in_updates
+from batchscale.analysis.critical_batch_size import critical_batch_size
+from batchscale.analysis.tables import COMPARISONS, RUN, Run, Threshold
+from batchscale.modes import MODES
 
 CURRENCIES = ("accuracy", "updates", "time")
 _RULES = {
@@ -47,7 +47,7 @@ def analyse(
 
     Args:
         records: tidy frame, see `records.load`; possibly empty.
-        tolerance, of: of the threshold, see `analysis.threshold`.
+        tolerance, of: of the threshold, see `tables.threshold`.
         target: accuracy, 0-1, of updates and time to target; None: the threshold's.
         diverged: runs that diverged, see `records.diverged`.
 
@@ -57,19 +57,19 @@ def analyse(
         Fractions are 0-1, times seconds, intervals 95 %. None is what the records cannot say; a `reason` lies beside
         it.
     """
-    finals = analysis.final(analysis.without(records, diverged))
-    found = analysis.threshold(records, tolerance, of=of, diverged=diverged)
+    finals = tables.final(tables.without(records, diverged))
+    found = tables.threshold(records, tolerance, of=of, diverged=diverged)
     target = found.accuracy if target is None and found is not None else target
-    runs = analysis.to_target(records, math.inf if target is None else target, diverged)
+    runs = tables.to_target(records, math.inf if target is None else target, diverged)
     names = {*records["experiment"], *(name for name, _, _ in diverged)}
-    noise = analysis.noise_scales(records)
+    noise = tables.noise_scales(records)
     result = {
         "runs": len(runs),
         "threshold": None if found is None else _threshold(found, finals),
         "target": target,
         "modes": {
             name: _mode(name, finals, runs, noise, found, target, diverged)
-            for name in analysis.in_order(names)
+            for name in tables.in_order(names)
             if name != "baseline_small"
         },
         "effects": _effects(finals),
@@ -80,7 +80,7 @@ def analyse(
 
 
 def curve(runs: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The rows of `analysis.to_target` that make up a mode's curve: baseline_large's begins with baseline_small's."""
+    """The rows of `tables.to_target` that make up a mode's curve: baseline_large's begins with baseline_small's."""
     own = runs[runs["experiment"] == name]
     if name != "baseline_large":
         return own
@@ -110,9 +110,9 @@ def by_target(records: pd.DataFrame, targets: Iterable[float], diverged: Collect
     """
     rows = []
     for target in targets:
-        runs = analysis.to_target(records, target, diverged)
-        noise = analysis.noise_scales(records[records["accuracy"] < target])
-        for name in analysis.in_order(set(runs["experiment"]) - {"baseline_small"}):
+        runs = tables.to_target(records, target, diverged)
+        noise = tables.noise_scales(records[records["accuracy"] < target])
+        for name in tables.in_order(set(runs["experiment"]) - {"baseline_small"}):
             fit, on_the_way = critical_batch_size(curve(runs, name)), _noise_scale(curve(noise, name))
             row = {"target": target, "experiment": name}
             rows.append(row | {"critical_batch_size": asdict(fit), "noise_scale": on_the_way})
@@ -230,12 +230,12 @@ def _mode(
     own, failed = finals[finals["experiment"] == name], [run for run in diverged if run[0] == name]
     table = accuracy_losses(own, threshold, failed)
     behind = pd.concat([own[RUN], pd.DataFrame(failed, columns=RUN)] if failed else [own[RUN]])
-    accuracy = in_accuracy(table, threshold, _threshold_records(threshold, finals) + analysis.stems(behind))
+    accuracy = in_accuracy(table, threshold, _threshold_records(threshold, finals) + tables.stems(behind))
     of_mode = curve(runs, name)
     critical = critical_batch_size(of_mode)
     verdicts = dict(zip(CURRENCIES, (accuracy, in_updates(of_mode, critical), in_time(of_mode)), strict=True))
     verdicts = {currency: asdict(verdict) for currency, verdict in verdicts.items()}
-    fit = asdict(critical) | {"records": analysis.stems(of_mode)}
+    fit = asdict(critical) | {"records": tables.stems(of_mode)}
     if target is None:  # nothing was looked for, so nothing was found
         for of_curve in (verdicts["updates"], verdicts["time"], fit):
             of_curve["reason"] = "no target: there is no threshold, and none was given"
@@ -248,7 +248,7 @@ def _mode(
         },
         "critical_batch_size": fit,
         "batch_sizes": _by_batch_size(table, runs[runs["experiment"] == name]),
-        "regimes": analysis.local_slopes(of_mode).to_dict("records"),
+        "regimes": tables.local_slopes(of_mode).to_dict("records"),
         "noise_scale": _noise_scale(noise[noise["experiment"] == name]),
         "sentence": sentence(name, table, threshold, accuracy.batch_size),
     }
@@ -258,7 +258,7 @@ def _by_batch_size(table: pd.DataFrame, runs: pd.DataFrame) -> list[dict]:
     rows = []
     losses = table.set_index("batch_size").to_dict("index")
     empty = dict.fromkeys(table.columns[1:]) | {"seeds": 0, "diverged": 0}
-    for means in analysis.means_to_target(runs).to_dict("records"):
+    for means in tables.means_to_target(runs).to_dict("records"):
         size = means["batch_size"]
         to_target = {f"{name}_to_target": means[name] for name in ("epochs", "updates", "running_time")}
         counts = {name: means[name] for name in ("runs", "reached")}
@@ -267,12 +267,12 @@ def _by_batch_size(table: pd.DataFrame, runs: pd.DataFrame) -> list[dict]:
 
 
 def _noise_scale(runs: pd.DataFrame) -> dict | None:
-    """Over the runs of a mode, which are rows of `analysis.noise_scales`; None where it has none."""
+    """Over the runs of a mode, which are rows of `tables.noise_scales`; None where it has none."""
     if runs.empty:
         return None
     epochs, unknown = runs["epochs"].sum(), (runs["epochs"] - runs["measured"]).sum()
     return {
-        "median": analysis.censored_median(runs["median"]),
+        "median": tables.censored_median(runs["median"]),
         "low": runs["low"].min(),
         "high": runs["high"].max(skipna=False),
         "runs": len(runs),
@@ -281,7 +281,7 @@ def _noise_scale(runs: pd.DataFrame) -> dict | None:
 
 
 def _threshold(threshold: Threshold, finals: pd.DataFrame) -> dict:
-    low, high = analysis.mean_interval(threshold.by_seed)
+    low, high = tables.mean_interval(threshold.by_seed)
     values = asdict(threshold) | {"standard_deviation": threshold.standard_deviation, "low": low, "high": high}
     del values["by_seed"]
     reason = None if threshold.seeds > 1 else "one seed: no interval"
@@ -294,13 +294,13 @@ def _threshold_records(threshold: Threshold | None, finals: pd.DataFrame) -> lis
     small = finals[finals["experiment"] == "baseline_small"]
     if threshold.from_batch_size is not None:
         small = small[small["batch_size"] == threshold.from_batch_size]
-    return analysis.stems(small)
+    return tables.stems(small)
 
 
 def _effects(finals: pd.DataFrame) -> list[dict]:
     effects = []
     for effect, ours, theirs in COMPARISONS:
-        table = analysis.paired_differences(finals, ours, theirs)
+        table = tables.paired_differences(finals, ours, theirs)
         reason = None if len(table) else f"no batch size with finished runs of both {ours} and {theirs}"
         rows = table.to_dict("records")
         effects.append({"effect": effect, "of": ours, "over": theirs, "batch_sizes": rows, "reason": reason})
@@ -308,7 +308,7 @@ def _effects(finals: pd.DataFrame) -> list[dict]:
 
 
 def _frontier(finals: pd.DataFrame) -> list[dict]:
-    rows = analysis.frontier(finals).to_dict("records")
+    rows = tables.frontier(finals).to_dict("records")
     for row in rows:
         if row["dominated_by"] is not None:
             row["dominated_by"] = dict(zip(("experiment", "batch_size"), row["dominated_by"], strict=True))
@@ -338,7 +338,7 @@ def _missing(
     ]
     remarks += [
         f"{run.experiment} B={run.batch_size} seed {run.seed} ended after epoch {run.epoch}; it is in no accuracy"
-        for run in analysis.unfinished(analysis.without(records, diverged)).itertuples()
+        for run in tables.unfinished(tables.without(records, diverged)).itertuples()
     ]
     lengths = {name: int(epoch) for name, epoch in finals.groupby("experiment")["epoch"].first().items()}
     if len(set(lengths.values())) > 1:

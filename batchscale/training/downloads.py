@@ -24,7 +24,7 @@ from urllib.request import Request, urlopen
 from filelock import FileLock, Timeout
 from tqdm.std import tqdm
 
-from batchscale.experiment import UserError
+from batchscale.errors import UserError
 
 # Whether a mirror is up today was not tested; beside each is what says that it has the official file. A wrong one costs
 # time but never data, because the MD5 decides.

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
-from batchscale.experiment import UserError
+from batchscale.errors import UserError
 
 WORKERS = 2
 SIZES = (4, 4 << 10, 64 << 10, 1 << 20, 4 << 20, 16 << 20)  # bytes

@@ -23,9 +23,9 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from batchscale.analysis import Threshold, in_order
-from batchscale.critical_batch_size import steps_to_target
-from batchscale.experiment import MODES
+from batchscale.analysis.critical_batch_size import steps_to_target
+from batchscale.analysis.tables import Threshold, in_order
+from batchscale.modes import MODES
 
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")

@@ -1,7 +1,7 @@
 """The loop: updates, evaluation, timing. It writes nothing: it yields one record an epoch.
 
     training = Training(Experiment(batch_size=128, dataset="digits"), datasets.load("digits"))
-    for record in training.records():
+    for record in training.epochs():
         print(record.epoch, record.accuracy)
 
 A `Training` can be stopped between any two updates and goes on from its `state_dict` exactly as if it had not been:
@@ -22,10 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from batchscale import cuda_graph, noise_scale, randomness
-from batchscale.datasets import TRAIN_ACCURACY_IMAGES, Dataset
-from batchscale.distributed import Group, RunningStatistics, WorkerLost, is_lost
-from batchscale.experiment import Experiment, Record, UserError, failure, find_callable, first_line
+from batchscale.epoch import Epoch
+from batchscale.errors import UserError, failure, first_line
+from batchscale.experiment import Experiment
+from batchscale.training import noise_scale, randomness
+from batchscale.training.by_name import find_callable
+from batchscale.training.datasets import TRAIN_ACCURACY_IMAGES, Dataset
+from batchscale.training.workers import Group, RunningStatistics, WorkerLost, is_lost
 
 EVALUATION_BATCH_SIZE = 250  # as fast as any other from 100 to 1000, or a little faster
 PULSE_SECONDS = 0.25  # training time between two calls of `between_updates`
@@ -168,13 +171,6 @@ class Training:
             torch.backends.cuda.matmul.allow_tf32 = True
         self._replica = self.model  # what is trained; of several workers, once all of them are here
         self._statistics = RunningStatistics(self.model, self.group)
-        # What is scaled or split decides in Python what to do next.
-        is_graph = (
-            cuda_graph.is_wanted(self.device, experiment.batch_size)
-            and experiment.precision != "fp16"
-            and experiment.micro_batch_size is None
-            and self.group.count == 1
-        )
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=experiment.base_lr,
@@ -182,8 +178,6 @@ class Training:
             weight_decay=experiment.weight_decay,
             fused=self.device.type in ("cpu", "cuda"),  # one pass over the parameters instead of three
         )
-        self._learning_rate = torch.zeros((), device=self.device) if is_graph else None  # read by the graph
-        self._replayed = cuda_graph.Replayed(self._step) if is_graph else None
         # In fp16 small gradients would vanish; an update whose scaled gradients overflow is left out, but counts.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=experiment.precision == "fp16")
         self._share = experiment.batch_size // self.group.count  # images of a minibatch that are this worker's
@@ -217,7 +211,7 @@ class Training:
             self.ghost_batches = [pair for pair in self.ghost_batches if pair[0] < self.updates]
             self.ghost_batches.append((self.updates, self.micro_batch_size))
 
-    def records(self, between_updates: Callable[[Progress], None] | None = None) -> Iterator[Record]:
+    def epochs(self, between_updates: Callable[[Progress], None] | None = None) -> Iterator[Epoch]:
         """Train to the end of the experiment, one record an epoch, from wherever the training stands.
 
         `between_updates` is called a few times a second between two updates, the clock stopped; it may raise to stop
@@ -293,8 +287,6 @@ class Training:
         self.running_time = state["running_time"]
         self._epoch_time = state["epoch_time"]
         self._loss_sum = state["loss_sum"].to(self.device)
-        if self._replayed is not None:  # momentum and loss are other tensors now
-            self._replayed = cuda_graph.Replayed(self._step)
         self._random_state = state["random_state"]
         self.limit({"training": self._share})  # there may have been fewer workers
 
@@ -359,23 +351,15 @@ class Training:
     def _update(self, indices: Tensor) -> None:
         """One optimizer step on the minibatch `indices`, its gradient summed exactly over micro-batches."""
         learning_rate = self.experiment.learning_rate(self.updates, self.updates_per_epoch)
-        if self._learning_rate is not None:
-            learning_rate = self._learning_rate.fill_(learning_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         try:
-            if self._replayed is not None and self.micro_batch_size == len(indices):
-                self._replayed(indices)
-            else:
-                self._step(indices)
+            self._gradient(indices)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         except Exception as error:
             raise self._failure(error, "training", self.micro_batch_size) from error
         self.updates += 1
-
-    def _step(self, indices: Tensor) -> None:
-        self._gradient(indices)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
 
     def _gradient(self, indices: Tensor) -> None:
         """Gradient of the mean loss over the minibatch `indices`, into the parameters; the loss into its sum."""
@@ -426,14 +410,14 @@ class Training:
             f"model {self.experiment.model} failed in {where}, after update {self.updates}: {failure(error)}"
         )
 
-    def _record(self, epoch: int) -> Record:
+    def _record(self, epoch: int) -> Epoch:
         images = self.updates_per_epoch * self.experiment.batch_size
         train_accuracy, train_loss = self.evaluate(
             self.data.train_images[:TRAIN_ACCURACY_IMAGES], self.data.train_labels[:TRAIN_ACCURACY_IMAGES]
         )
         accuracy, test_loss = self.evaluate(self.data.test_images, self.data.test_labels)
         noise = self.measure_noise_scale() if self.group.rank == 0 else None  # the others wait for its record
-        return Record(
+        return Epoch(
             batch_size=self.experiment.batch_size,
             epoch=epoch,
             accuracy=accuracy,

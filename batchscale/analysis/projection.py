@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 from scipy import optimize
 
-from batchscale import analysis
-from batchscale.analysis import Run
-from batchscale.findings import curve, plain
+from batchscale.analysis import tables
+from batchscale.analysis.findings import curve, plain
+from batchscale.analysis.tables import Run
 
 SAVING = 0.1  # more workers pay while twice as many save at least this share of the time
 
@@ -169,11 +169,11 @@ def project(
 
         Seconds and bytes; numbers of workers are powers of two.
     """
-    found = analysis.threshold(records, diverged=diverged)
+    found = tables.threshold(records, diverged=diverged)
     target = found.accuracy if target is None and found is not None else target
-    runs = analysis.to_target(records, math.inf if target is None else target, diverged)
-    steps = seconds_per_update(analysis.without(records, untimed))
-    names = analysis.in_order({*records["experiment"], *(name for name, _, _ in diverged)} - {"baseline_small"})
+    runs = tables.to_target(records, math.inf if target is None else target, diverged)
+    steps = seconds_per_update(tables.without(records, untimed))
+    names = tables.in_order({*records["experiment"], *(name for name, _, _ in diverged)} - {"baseline_small"})
     missing = [] if names else ["there are no records of large minibatches"]
     if target is None:
         missing.append("no target: there is no threshold, and none was given")
@@ -181,7 +181,7 @@ def project(
         missing.append(f"the time of an update is recorded at {len(steps)} batch sizes; two are needed")
     modes = {}
     for name in names:
-        of_mode = analysis.means_to_target(curve(runs, name).assign(experiment=name)).dropna(subset="updates")
+        of_mode = tables.means_to_target(curve(runs, name).assign(experiment=name)).dropna(subset="updates")
         left = set(curve(runs, name).query("censored == 'left'")["batch_size"])
         updates = of_mode.set_index("batch_size")["updates"]
         updates = updates[updates.index.isin(steps.index)]

@@ -26,10 +26,14 @@ from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 
-from batchscale import sweeps
-from batchscale.experiment import Experiment, UserError, first_line
-from batchscale.records import Keeper
-from batchscale.storage import Busy, forget_dead, lock, write_whole
+from batchscale.errors import UserError, first_line
+from batchscale.experiment import Experiment
+from batchscale.records.files import Busy, forget_dead, lock, write_whole
+from batchscale.records.record import Record
+from batchscale.sweeps.options import WAIT_SECONDS, Options, Report
+from batchscale.sweeps.pending import latest
+from batchscale.sweeps.process import Process
+from batchscale.sweeps.signals import Stop
 
 RETRIES = 3  # of a run whose node or process died: if it is the run that kills them, that has to end
 
@@ -62,9 +66,9 @@ def require(*, workers: int, gpus_per_run: float, cores_per_run: int, scratch: P
 
 def work(
     experiments: list[Experiment],
-    setting: sweeps.Setting,
-    report: sweeps.Report,
-    stop: sweeps.Stop,
+    setting: Options,
+    report: Report,
+    stop: Stop,
     *,
     gpus_per_run: float,
     cores_per_run: int,
@@ -140,7 +144,7 @@ def work(
                         submit(experiment)
                 except Busy:  # somebody else trains it here as well: what came back is kept until that is over
                     todo[reference] = experiment
-                    time.sleep(sweeps.WAIT_SECONDS)
+                    time.sleep(WAIT_SECONDS)
                 except UserError as error:
                     fail(experiment, f"{experiment}: {error}")
             if stop.is_set():  # those that have begun save and end by themselves
@@ -210,7 +214,7 @@ def _copy_code(to: Path) -> None:
 
 def _arrays(dataset: str, data_root: str | os.PathLike | None) -> dict:
     """A data set as NumPy arrays, which all tasks of a node read from one place in its memory."""
-    from batchscale import datasets
+    from batchscale.training import datasets
 
     content = vars(datasets.load(dataset, data_root))
     return {name: value.numpy() if hasattr(value, "numpy") else value for name, value in content.items()}
@@ -218,7 +222,7 @@ def _arrays(dataset: str, data_root: str | os.PathLike | None) -> dict:
 
 def _files(experiment: Experiment, folder: str | os.PathLike) -> dict[str, bytes]:
     """CSV, checkpoint and sidecar of a run, as far as it has them, in this order."""
-    return {path.name: path.read_bytes() for path in Keeper(experiment, folder).files if path.exists()}
+    return {path.name: path.read_bytes() for path in Record(experiment, folder).files if path.exists()}
 
 
 def _has_room(node: dict, gpus_per_run: float, cores_per_run: int) -> bool:
@@ -226,9 +230,7 @@ def _has_room(node: dict, gpus_per_run: float, cores_per_run: int) -> bool:
     return node["Alive"] and has.get("CPU", 0) >= cores_per_run and has.get("GPU", 0) >= gpus_per_run
 
 
-def _bring_back(
-    experiment: Experiment, files: dict[str, bytes], setting: sweeps.Setting, report: sweeps.Report
-) -> None:
+def _bring_back(experiment: Experiment, files: dict[str, bytes], setting: Options, report: Report) -> None:
     """Write what a node trained in a folder of its own, the sidecar last, unless `data_dir` has more by now.
 
     Raises:
@@ -247,10 +249,10 @@ def _bring_back(
         def notice(line: str) -> None:
             report("notice", experiment, line)
 
-        if sweeps.latest(experiment, setting.data_dir, Path(folder), notice).folder == Path(folder):
+        if latest(experiment, setting.data_dir, Path(folder), notice).folder == Path(folder):
             for name, content in files.items():
                 write_whole(setting.data_dir / name, content)
-            keeper = Keeper(experiment, setting.data_dir, notice)
+            keeper = Record(experiment, setting.data_dir, notice)
             if keeper.trained and not keeper.finished:  # it had been begun here: its checkpoint is still there
                 keeper.finish()
 
@@ -301,7 +303,7 @@ class _Link:
 
 def _train(
     experiment: Experiment,
-    setting: sweeps.Setting,
+    setting: Options,
     mark: str,
     arrays: dict,
     files: dict[str, bytes],
@@ -320,7 +322,7 @@ def _train(
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray shows all of them to a task that asked for none
     import torch
 
-    from batchscale.datasets import Dataset
+    from batchscale.training.datasets import Dataset
 
     torch.set_num_threads(cores)
     with warnings.catch_warnings():
@@ -331,7 +333,7 @@ def _train(
             setting = replace(setting, data_dir=Path(own))
             for name, content in files.items():
                 (Path(own) / name).write_bytes(content)
-        failures = sweeps.Process(setting, link.send, link, Dataset(**arrays)).work([experiment])
+        failures = Process(setting, link.send, link, Dataset(**arrays)).work([experiment])
         trained = _files(experiment, own)
     link.flush()
     return failures, trained

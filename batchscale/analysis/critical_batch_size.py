@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
-from batchscale.analysis import updates_or_bounds
+from batchscale.analysis.tables import updates_or_bounds
 
 _LEAST_SCATTER = 1e-3  # of log S: interpolation between epochs is no better than that, and exact data need some end
 _DEVIATES = np.linspace(-6, 6, 61)  # grid over a batch size's deviation where censored runs forbid a closed form

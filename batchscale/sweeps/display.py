@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from tqdm.std import tqdm
 
-from batchscale.experiment import Experiment, Record
+from batchscale.epoch import Epoch
+from batchscale.experiment import Experiment
 
 if TYPE_CHECKING:
-    from batchscale.training import Progress
+    from batchscale.training.loop import Progress
 
 _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
 _WIDE = 120  # columns from which there is room for the name of the mode and for whole words
@@ -34,7 +35,7 @@ def under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def summary(experiment: Experiment, status: str, rows: list[Record]) -> str:
+def summary(experiment: Experiment, status: str, rows: list[Epoch]) -> str:
     """One line on a run that is done, as in `scaled_lr B=128 seed 0: complete, 10 epochs, accuracy 0.7120, 63.1 s`."""
     if not rows:
         return f"{experiment}: {status} in the first epoch"
@@ -86,7 +87,7 @@ class Display:
             state.bar.set_postfix_str(state.numbers(wide), refresh=False)
             state.bar.update(progress.images - state.bar.n)
 
-    def _record(self, experiment: Experiment, record: Record) -> None:
+    def _record(self, experiment: Experiment, record: Epoch) -> None:
         self._states.setdefault(experiment, _State(started_at=0)).accuracy = record.accuracy
         if not in_notebook() and not sys.stderr.isatty():
             print(

@@ -17,8 +17,8 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from batchscale.analysis import Run, Threshold, difference_interval, stems
-from batchscale.critical_batch_size import CriticalBatchSize
+from batchscale.analysis.critical_batch_size import CriticalBatchSize
+from batchscale.analysis.tables import Run, Threshold, difference_interval, stems
 
 # Of B_crit: there S(B) = S_min·(1 + B_crit/B) has the local slope −3/4, where analysis.regime ends perfect scaling.
 PERFECT_SHARE = 1 / 3

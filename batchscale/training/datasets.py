@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from batchscale.experiment import UserError, failure, find_callable
+from batchscale.errors import UserError, failure
+from batchscale.training.by_name import find_callable
 
 TRAIN_ACCURACY_IMAGES = 10_000  # size of the fixed subset on which train accuracy is measured
 
@@ -119,7 +120,7 @@ def _load_cifar10(root: Path, progress: bool) -> Dataset:
     try:
         parts = [CIFAR10(root, train=train, download=False) for train in (True, False)]
     except RuntimeError:  # missing, or an MD5 does not fit: torchvision says the same of both
-        from batchscale.downloads import DownloadError, download_cifar10
+        from batchscale.training.downloads import DownloadError, download_cifar10
 
         try:
             download_cifar10(root, progress=progress)

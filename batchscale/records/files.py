@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, SoftFileLock, Timeout
 
-from batchscale.experiment import UserError
+from batchscale.errors import UserError
 
 COPY_SECONDS = 60  # how long the end of a sweep waits for a slow folder
 

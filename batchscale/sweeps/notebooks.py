@@ -12,8 +12,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from batchscale.experiment import UserError
-from batchscale.storage import require_writable
+from batchscale.errors import UserError
+from batchscale.records.files import require_writable
 
 TRAINING = (
     "baseline_small_minibatch",
@@ -44,7 +44,7 @@ def execute(
         UserError: a cell failed (the notebook is kept in `out` as far as it came), or papermill is not installed.
         sweeps.Stopped: Ctrl-C or SIGTERM; everything is saved.
     """
-    from batchscale.sweeps import Stopped
+    from batchscale.sweeps.sweep import Stopped
 
     try:
         import papermill

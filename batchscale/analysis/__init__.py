@@ -1,0 +1,1 @@
+"""Records to verdicts, words and figures. Pure: no files, no clock, no global state, and no torch."""

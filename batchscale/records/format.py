@@ -1,0 +1,3 @@
+"""The format of sidecars and checkpoints."""
+
+FORMAT = 2

@@ -1,0 +1,1 @@
+"""One run: the loop, data sets, networks, noise scale, random numbers, memory and workers. Writes nothing."""

@@ -1,14 +1,14 @@
 # make study   run the four training notebooks and the results notebook; look at $(OUT)/ afterwards
 # make report  write report.pdf from the records in data/; REPORT=my.pdf DATA=runs/quick for others
-# make results execute the committed notebooks on data/ and rebuild report.pdf and README's headline; commit what comes
+# make results execute the committed notebooks on data/, rebuild report.pdf and README's headline; commit the outcome
 # make bench   how fast training is, as ratios; on an idle machine, with DATA_ROOT=folder of CIFAR-10
 # make test    run the tests
 # make lint    check style
 #
 # The study on CIFAR-10, smaller and on two cores:
-#   make study DATASET=cifar10 DATA_ROOT=datasets WIDTH=0.25 EPOCHS=5 SEEDS="0 1" SMALL="8 32" LARGE="128 512" \
-#              WORKERS=2 OUT=runs/cifar10
-# A setting that is not given is the study's; for digits, one that takes minutes.
+#   make study DATASET=cifar10 DATA_ROOT=datasets EPOCHS=5 SEEDS="0 1" SMALL="8 32" LARGE="128 512" \
+#              WORKERS=2 OUT=runs/cifar10-small
+# Omitted settings default to those of the study, for digits to a study that takes minutes.
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -2,14 +2,14 @@
 
 from models import CNN
 CNN()                                          # 5 852 170 parameters, for 32x32 RGB images and 10 classes
-CNN(width=0.25, in_channels=1, num_classes=7)  # a quarter of every channel and hidden size
+CNN(width=0.25, in_channels=1, num_classes=7)  # a quarter of the channels and hidden units
 """
 
 from torch import Tensor, nn
 
 
 def _block(channels_in: int, channels_middle: int, channels_out: int) -> list[nn.Module]:
-    """Two 3x3 convolutions, the first batch-normalised, and 2x2 max-pooling: `(n, c, h, w)` to `(n, c', h/2, w/2)`."""
+    """Two 3x3 convolutions, the first with batch norm, and 2x2 max-pooling: `(n, c, h, w)` -> `(n, c', h/2, w/2)`."""
     return [
         nn.Conv2d(channels_in, channels_middle, kernel_size=3, padding=1),
         nn.BatchNorm2d(channels_middle),
@@ -24,12 +24,12 @@ class CNN(nn.Module):
     """Convolutional network for 32x32 images: float tensor `(n, in_channels, 32, 32)` -> logits `(n, num_classes)`.
 
     Args:
-        width: factor on every channel and hidden size (32 ... 256 channels, 1024 and 512 hidden units at 1), rounded.
-        in_channels: channels of an image.
+        width: factor on the number of channels (32 to 256) and hidden units (1024 and 512) of each layer, rounded.
+        in_channels: channels per image.
         num_classes: number of logits.
 
     Raises:
-        ValueError: `width` is so small that a layer is left without a channel.
+        ValueError: `width` is so small that a layer would have no channel.
     """
 
     def __init__(self, width: float = 1.0, in_channels: int = 3, num_classes: int = 10):

@@ -1,14 +1,14 @@
-"""The command line.
+"""How large can a minibatch get before it stops paying? Train, sweep and analyse.
 
-    python -m batchscale train --dataset digits --batch-size 32 --width 0.25
+    python -m batchscale train --dataset digits --batch-size 32 --keep-state
     python -m batchscale train --name gradual_warmup_scaled_lr --batch-size 1024 --data-root datasets
-    python -m batchscale sweep --small 8 32 --large 128 512 1024 --seeds 0 1 2 --workers 2
-    python -m batchscale study --out runs/digits --dataset digits --width 0.25 --small 8 32 --large 128 256
-    python -m batchscale analyse runs/digits --json
-    python -m batchscale project runs/digits --figure projection.png
-    python -m batchscale noise-scale data/scaled_lr_bs1024_seed0.ckpt --images 12500
+    python -m batchscale sweep --dataset digits --small 8 32 --large 128 512 --seeds 0 1 --workers 2
+    python -m batchscale study --out runs/study --dataset digits --small 8 32 --large 128 256 --seeds 0 1
+    python -m batchscale analyse data
+    python -m batchscale project data --latency 30 --bandwidth 25 --figure projection.png
+    python -m batchscale noise-scale runs/digits/baseline_small_bs32_seed0.final.ckpt
 
-What is recorded already is not trained again; what was interrupted goes on where it was.
+Runs that are recorded already are not trained again, and interrupted ones go on where they stopped.
 """
 
 import contextlib
@@ -19,7 +19,6 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,38 +26,40 @@ from typing import Annotated, Literal
 import tyro
 
 from batchscale.errors import UserError, first_line
-from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, Experiment
-from batchscale.modes import MODES
+from batchscale.experiment import LARGE_BATCH_SIZES, SEEDS, SMALL_BATCH_SIZES, Experiment
+from batchscale.modes import MODES, REFERENCE
+
+Folder = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Experiment):
-    """The fields of an `Experiment` as flags, and where things are."""
+class Flags(Experiment):
+    """The fields of an `Experiment` as flags, and where and how it trains."""
 
     lr_scaling: Literal["by-name", "none", "linear", "sqrt"] = "by-name"
-    """learning rate of larger batches: base_lr, k·base_lr or √k·base_lr; by-name: that of the study's mode of this
-    name, and none for a name of your own"""
+    """rate at larger batch sizes: base_lr (none), k or sqrt(k) times it (linear, sqrt); by-name: as --name has it"""
     warmup: Literal["by-name", "none", "constant", "gradual"] = "by-name"
-    """way to the scaled rate: at once, base_lr until warmup_epochs are over, or a linear ramp per update"""
-    data_dir: str = "data"
-    """folder of the records"""
+    """way to the scaled rate: at once (none), after warmup_epochs (constant), a ramp (gradual); by-name: as --name"""
+    data_dir: str | None = None
+    """folder of the records; None: runs/ and the name of the data set (data/ holds the recorded study)"""
     data_root: str | None = None
-    """folder of the images; None: BATCHSCALE_DATA_ROOT, or else datasets"""
+    """folder of the images; None: BATCHSCALE_DATA_ROOT if it is set, or else datasets"""
     scratch_dir: str | None = None
-    """write here first and copy to data_dir after each epoch, in the background; for a data_dir that is slow or may
-    vanish"""
+    """write here first and copy to data_dir in the background; for a data_dir that is slow or may vanish"""
     when_locked: Literal["wait", "leave"] = "wait"
-    """a run that another process is training: wait until it is done, or leave it and say who has it"""
+    """if another process is training a run: wait for it, or leave it and say who has it"""
     on_out_of_memory: Literal["split", "stop"] = "split"
-    """a minibatch too large for the device: split it into micro-batches, or stop, naming the largest that fits"""
+    """if a minibatch does not fit: split it into micro-batches, or stop and name the largest that fits"""
     save_seconds: float = 180
-    """an epoch that takes longer is saved in the middle that often"""
+    """seconds between checkpoints within an epoch"""
+    keep_state: bool = False
+    """keep the last state of a run that completes, so that more epochs can be added to it later"""
 
     def __post_init__(self):
-        """Checked when it becomes an `Experiment`, so that every error has one form."""
+        """Validated when it becomes an `Experiment`, so that every error has one form."""
 
     def experiments(self, name: str, batch_sizes: tuple[int, ...], seeds: tuple[int, ...]) -> list[Experiment]:
-        """`grid` with the settings that were given."""
+        """The grid of one mode with the settings that were given."""
         from batchscale.sweeps import grid
 
         settings = {field.name: getattr(self, field.name) for field in fields(Experiment)}
@@ -70,49 +71,49 @@ class Settings(Experiment):
         """Train what is not recorded."""
         from batchscale import sweeps
 
-        places = {name: getattr(self, name) for name in ("data_dir", "data_root", "scratch_dir")}
-        choices = {name: getattr(self, name) for name in ("when_locked", "on_out_of_memory", "save_seconds")}
-        sweeps.run(experiments, **how, **places, **choices)
+        names = ("data_root", "scratch_dir", "when_locked", "on_out_of_memory", "save_seconds", "keep_state")
+        folder = self.data_dir or Path("runs") / re.sub(r"[^A-Za-z0-9_.-]", "-", self.dataset)
+        sweeps.run(experiments, data_dir=folder, **how, **{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Settings):
-    """Train one experiment, or go on with it, and record it."""
+class Train(Flags):
+    """Train one experiment, or continue it, and record it."""
 
     def __call__(self) -> None:
         self.run(self.experiments(self.name, (self.batch_size,), (self.seed,)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(Settings):
-    """Train every batch size of every mode and seed that is not recorded yet."""
+class Sweep(Flags):
+    """Train every batch size of every mode and seed that is not recorded yet. By default this is the whole study."""
 
     names: tuple[str, ...] = tuple(MODES)
-    """modes of training, or names of your own"""
+    """modes of training: the study's, or names of your own"""
     small: tuple[int, ...] = SMALL_BATCH_SIZES
     """batch sizes of baseline_small"""
     large: tuple[int, ...] = LARGE_BATCH_SIZES
-    """batch sizes of every other name"""
-    seeds: tuple[int, ...] = (0,)
-    """all runs of the first seed, then of the next"""
+    """batch sizes of every other mode"""
+    seeds: tuple[int, ...] = SEEDS
+    """all runs of the first seed come first, then those of the next"""
     workers: int = 1
-    """processes that train at the same time, the cores shared out among them"""
+    """runs to train at the same time, each in a process of its own; on a CPU, use one per core"""
     shard: str | None = None
-    """i/n: only the i-th of n parts, from 1/n to n/n, which together are exactly the sweep; for array jobs"""
+    """i/n: train only the i-th of n parts, 1/n to n/n, which together are exactly the sweep; for array jobs"""
     engine: Literal["processes", "ray"] = "processes"
     """processes of this machine, or the machines of a Ray cluster (pip install "batchscale[ray]")"""
     gpus_per_run: float = 0
-    """with ray: GPUs that are reserved for a run; 0.5: two runs share one, 0: a run sees none"""
+    """with ray: GPUs reserved for each run. With 0.5 two runs share one, with 0 a run sees none"""
     cores_per_run: int = 1
-    """with ray: cores that are reserved for a run, and threads it computes with"""
+    """with ray: cores reserved for each run, and its number of threads"""
     ray_address: str | None = None
-    """of the cluster; None: RAY_ADDRESS, or the cluster this machine belongs to, or one of this machine alone"""
+    """address of the Ray cluster; None: RAY_ADDRESS, this machine's cluster, or this machine alone"""
     name: tyro.conf.Suppress[str] = ""
     batch_size: tyro.conf.Suppress[int] = 0
     seed: tyro.conf.Suppress[int] = 0
 
     def __call__(self) -> None:
-        sizes = {name: self.small if name == "baseline_small" else self.large for name in self.names}
+        sizes = {name: self.small if name == REFERENCE.name else self.large for name in self.names}
         experiments = [
             experiment
             for seed in self.seeds
@@ -129,7 +130,7 @@ class Sweep(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Execute the study's notebooks; whatever is not given is as they have it."""
+    """Execute the study's notebooks. Omitted settings keep the values that the notebooks have."""
 
     out: str
     """folder of the executed notebooks, the records and the figures"""
@@ -160,79 +161,69 @@ class Study:
         notebooks.execute(out, given, small=small, large=large)
 
 
-def _require_target(target: float | None) -> None:
-    if target is not None and not 0 < target <= 1:
-        raise UserError(f"target is {target}; it must be a fraction, above 0 and at most 1")
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """The records that a command reads, and how it answers."""
 
+    data_dir: Folder
+    """folder of the records"""
+    where: tuple[str, ...] = ()
+    """settings of the runs to use, as in width=0.25; default: the largest group of runs with the same settings"""
+    target: float | None = None
+    """accuracy, 0-1, that updates and time are counted to; None means the threshold"""
+    json: bool = False
+    """print one JSON object, with the same numbers and more"""
 
-def _require_folder(data_dir: str) -> None:
-    if not Path(data_dir).expanduser().is_dir():
-        raise UserError(f"there is no folder {data_dir}; name the one that holds the CSVs")
+    def study(self):
+        """The records, validated and chosen."""
+        from batchscale.records import Study
 
-
-def _show(result: dict, text: Callable[..., str] | None) -> None:
-    """Print a result in words that fit the terminal, or as one JSON object."""
-    if text is not None:
-        print(text(result, width=min(shutil.get_terminal_size().columns, 100)))
-    else:
-        print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
+        if self.target is not None and not 0 < self.target <= 1:
+            raise UserError(f"target is {self.target}; it must be a fraction, above 0 and at most 1")
+        if not Path(self.data_dir).expanduser().is_dir():
+            raise UserError(f"there is no folder {self.data_dir}; name the one that holds the CSVs")
+        settings = {}
+        for each in self.where:
+            field, equals, value = each.partition("=")
+            if not (field and equals):
+                raise UserError(f"where is {each!r}; it must have the form setting=value, as in width=0.25")
+            settings[field.replace("-", "_")] = value
+        return Study.load(self.data_dir).where(**settings)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Analyse:
+class Analyse(Records):
     """Say what the records of a folder show: threshold, breaking points, critical batch sizes, effects."""
 
-    data_dir: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
-    """folder of the records"""
-    json: bool = False
-    """one JSON object in place of text, with the same numbers and more"""
     tolerance: float = 0.01
-    """loss of accuracy, in 0-1, that still counts as keeping it"""
+    """loss of accuracy, 0-1, that still counts as keeping it"""
     threshold: Literal["best", "mean"] = "best"
-    """of the small batch sizes: the best one's accuracy, or the mean of all"""
-    target: float | None = None
-    """accuracy, in 0-1, for updates and time to target; None: the threshold"""
+    """accuracy of the best small batch size, or the mean of all of them"""
 
     def __call__(self) -> None:
         if not 0 <= self.tolerance < 1:
             raise UserError(f"tolerance is {self.tolerance}; it must be a fraction, from 0 to below 1")
-        _require_target(self.target)
-        _require_folder(self.data_dir)
-        from batchscale import records
-        from batchscale.analysis import findings
+        study = self.study()
+        from batchscale.analysis import findings, json_object, terminal
 
-        result = findings.analyse(
-            records.load(self.data_dir),
-            tolerance=self.tolerance,
-            target=self.target,
-            of=self.threshold,
-            diverged=records.diverged(self.data_dir),
-        )
-        _show(result, None if self.json else findings.text)
+        found = findings.analyse(study, tolerance=self.tolerance, target=self.target, of=self.threshold)
+        print(_json(json_object.json_object(found)) if self.json else terminal.text(found, width=_width()))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Project:
+class Project(Records):
     """Predict the time to target on more workers: how many still pay, for every mode and interconnect."""
 
-    data_dir: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
-    """folder of the records; a worker is what trained them"""
-    json: bool = False
-    """one JSON object in place of text, with the time for every batch size and number of workers"""
     figure: str | None = None
     """file of a figure to draw: .png, .svg or .pdf"""
-    target: float | None = None
-    """accuracy, in 0-1; None: the threshold"""
     latency: float | None = None
-    """of an interconnect of your own, in microseconds a message; without this and bandwidth, an all-reduce between two
-    processes here is measured in its place, with gloo"""
+    """of your own interconnect, in microseconds per message; without it, an all-reduce is measured here"""
     bandwidth: float | None = None
-    """of it, in Gbit/s, each way"""
+    """bandwidth of your own interconnect, in Gbit/s in each direction"""
     parameters: int | None = None
-    """of the network, four bytes of gradient each; None: what the sidecars say"""
+    """parameters of the network, four bytes of gradient each; None means what the sidecars say"""
 
     def __call__(self) -> None:
-        _require_target(self.target)
         if (self.latency is None) != (self.bandwidth is None):
             raise UserError("latency and bandwidth belong together; give both, or neither to have them measured")
         if self.latency is not None and not 0 <= self.latency < math.inf:
@@ -241,24 +232,14 @@ class Project:
             raise UserError(f"bandwidth is {self.bandwidth}; it must be a number of Gbit/s, above 0")
         if self.parameters is not None and self.parameters < 1:
             raise UserError(f"parameters is {self.parameters}; it must be at least 1")
-        _require_folder(self.data_dir)
-        from batchscale import records
-        from batchscale.analysis import projection
+        study = self.study()
+        from batchscale.analysis import json_object, projection, terminal
 
-        table, said = records.load(self.data_dir), projection.of_sidecars(records.sidecars(self.data_dir))
-        parameters = self.parameters or said["parameters"]
-        result = projection.project(
-            table,
-            gradient_bytes=None if parameters is None else 4 * parameters,
-            interconnects=({} if table.empty else self._interconnect()) | projection.INTERCONNECTS,
-            target=self.target,
-            diverged=records.diverged(self.data_dir),
-            untimed=said["untimed"],
-        )
-        result["missing"] += said["remarks"]
+        links = ({} if study.runs.empty else self._interconnect()) | projection.INTERCONNECTS
+        found = projection.project(study, parameters=self.parameters, interconnects=links, target=self.target)
         if self.figure is not None:
-            self._draw(result)
-        _show(result, None if self.json else projection.text)
+            self._draw(found)
+        print(_json(json_object.projection_object(found)) if self.json else terminal.projection_text(found, _width()))
 
     def _interconnect(self) -> dict:
         from batchscale.analysis.projection import Interconnect, fit_interconnect
@@ -269,15 +250,15 @@ class Project:
         source = f"measured between {allreduce.WORKERS} processes here, with gloo"
         return {"here": fit_interconnect(allreduce.measure(), allreduce.WORKERS, source)}
 
-    def _draw(self, result: dict) -> None:
+    def _draw(self, found) -> None:
         from matplotlib.figure import Figure
 
         from batchscale.analysis import plots
 
-        modes = result["modes"] or {"": None}
+        modes = list(found.modes.values()) or [None]
         figure = Figure(figsize=(4.6 * len(modes), 4), layout="constrained")
-        for ax, name in zip(figure.subplots(1, len(modes), squeeze=False).flat, modes, strict=True):
-            plots.projection(ax, name, modes[name], result["modes"])
+        for ax, mode in zip(figure.subplots(1, len(modes), squeeze=False).flat, modes, strict=True):
+            plots.projection(ax, mode, found.modes)
         try:
             figure.savefig(self.figure, dpi=150)
         except (OSError, ValueError) as error:  # ValueError: a format that matplotlib does not know
@@ -289,29 +270,30 @@ class NoiseScale:
     """Measure the gradient noise scale, with its standard error, at the weights of a checkpoint."""
 
     checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
-    """.ckpt of a run that is unfinished, or weights saved by torch.save(model.state_dict(), FILE)"""
+    """.ckpt of a run, or weights saved by torch.save(model.state_dict(), FILE)"""
     images: int | None = None
-    """training images to use, the more the more precise; None: one in forty, as in every record"""
+    """training images to use; more images give a more precise estimate; None: one in forty, as in every record"""
     data_root: str | None = None
-    """folder of the images; None: BATCHSCALE_DATA_ROOT, or else datasets"""
+    """folder of the images; None: BATCHSCALE_DATA_ROOT if it is set, or else datasets"""
     device: str = "auto"
     json: bool = False
-    """one JSON object in place of text"""
+    """print one JSON object"""
     model: str | None = None
-    """network of the weights; this, dataset and width are those of the run if there is one"""
+    """network of the weights; None means that of the run, or the study's. The same holds for dataset and width"""
     dataset: str | None = None
     width: float | None = None
 
     def __call__(self) -> None:
         from dataclasses import asdict, replace
 
-        from batchscale import records
+        from batchscale.records.checkpoint import read_checkpoint
         from batchscale.training import datasets
         from batchscale.training.loop import Training
 
-        experiment, state = records.read_checkpoint(self.checkpoint)
+        experiment, state = read_checkpoint(self.checkpoint)
         given = {name: getattr(self, name) for name in ("model", "dataset", "width") if getattr(self, name) is not None}
-        setting = replace(experiment or Experiment(batch_size=1), device=self.device, **given)
+        given["device"] = self.device
+        setting = replace(experiment, **given) if experiment else Experiment(batch_size=1, **given)
         training = Training(setting, datasets.load(setting.dataset, self.data_root))
         training.load_state_dict(state if experiment else {**training.state_dict(), "model": state})
         found = training.measure_noise_scale(self.images)
@@ -322,11 +304,11 @@ class NoiseScale:
             )
         if self.json:
             values = {"noise_scale": found.noise_scale, **asdict(found), "updates": training.updates}
-            print(json.dumps({key: value if math.isfinite(value) else None for key, value in values.items()}, indent=2))
+            print(_json({key: value if math.isfinite(value) else None for key, value in values.items()}))
         elif found.is_measurable:
             print(f"gradient noise scale: {found.noise_scale:.1f} ± {found.standard_error:.1f} images, {found}")
         else:
-            print(f"gradient noise scale: not measurable, the noise hides the gradient (take more --images), {found}")
+            print(f"gradient noise scale: not measurable, the noise hides the gradient (use more --images), {found}")
 
 
 Command = (
@@ -339,10 +321,19 @@ Command = (
 )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit code: 0, 2 for what the user can mend (one line on standard error), 128 + signal.
+def _json(result: dict) -> str:
+    return json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
 
-    Of the processes that torchrun starts the first one does so, and the others do what it tells them.
+
+def _width() -> int:
+    """Columns for text: the terminal's, but no more than can be read."""
+    return min(shutil.get_terminal_size().columns, 100)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; the exit code is 0, 2 for what the user can mend (one line on standard error), or 128 + signal.
+
+    Of the processes that torchrun starts, the first one does so and the others follow it.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun sets it
@@ -356,12 +347,16 @@ def _run(arguments: list[str]) -> int:
     try:
         command = _parse(arguments)
         command()
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as interrupt:  # sweep.Stopped, or a second Ctrl-C that would not wait
+    except KeyboardInterrupt as interrupt:  # sweeps.Stopped, or a second Ctrl-C that would not wait
         print(interrupt if interrupt.args else "interrupted", file=sys.stderr)
         return getattr(interrupt, "exit_code", 130)
+    except BrokenPipeError:  # whoever read the output has seen enough: analyse … | head
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 (Python flushes it at exit)
+        return 128 + 13  # SIGPIPE
     return 0
 
 

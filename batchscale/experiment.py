@@ -24,6 +24,7 @@ LARGE_BATCH_SIZES = (128, 256, 512, 1024, 2048, 4096, 8192)
 SEEDS = (0, 1, 2)
 NETWORK = "models:CNN"
 WIDTH = 0.25  # of that network; what two cores train in hours
+CLASSES = {"cifar10": 10, "digits": 10}  # of the data sets that have a name
 
 _SUFFIX = re.compile(r"_bs\d+(_seed\d+)?$")
 
@@ -37,7 +38,7 @@ class Experiment:
     """
 
     name: str = "baseline_small"
-    """mode of training: one of the study's four names, or a name of your own; it begins the file name of the record"""
+    """mode of training: one of the study's four names, or a name of your own; begins the record's file name"""
     batch_size: int
     """images per update, over all workers and micro-batches"""
     seed: int = 0
@@ -49,10 +50,9 @@ class Experiment:
     reference_batch_size: int = 8
     """batch size at which base_lr was tuned; k = batch_size / reference_batch_size"""
     lr_scaling: LRScaling = "none"
-    """learning rate at larger batch sizes: base_lr (none), k * base_lr (linear) or sqrt(k) * base_lr (sqrt)"""
+    """rate at larger batch sizes: base_lr (none), k * base_lr (linear) or sqrt(k) * base_lr (sqrt)"""
     warmup: Warmup = "none"
-    """how the scaled rate is reached: immediately (none), after warmup_epochs at base_lr (constant), or by a linear
-    ramp per update (gradual)"""
+    """way to the scaled rate: at once (none), after warmup_epochs (constant), a linear ramp per update (gradual)"""
     warmup_epochs: float = 2.0
     """length of the warm-up in epochs"""
     momentum: float = 0.9
@@ -66,14 +66,11 @@ class Experiment:
     model: str = NETWORK
     """module:callable that builds the network from width, in_channels and num_classes"""
     width: float | None = None
-    """factor on the channels and hidden sizes of the network; None means 0.25 for the study's network and 1 for any
-    other"""
+    """factor on the network's channels and hidden sizes; None: 0.25 for the study's network, 1 for others"""
     micro_batch_size: int | None = None
-    """images in memory at once; gradients are summed over micro-batches, and batch norm sees one at a time. None does
-    not split the minibatch"""
+    """images in memory at once; gradients are summed over micro-batches, batch norm sees one at a time"""
     precision: Precision = "fp32"
-    """fp32 (TF32 on GPUs that support it), or autocast to bf16 (GPUs since Ampere) or fp16 with a scaled loss (older
-    GPUs such as Colab's T4)"""
+    """fp32 (TF32 on newer GPUs), or autocast to bf16 (GPUs since Ampere) or fp16 (older ones, as Colab's T4)"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps; auto uses a GPU if there is one"""
 

@@ -1,7 +1,7 @@
 """The modes of training as one table: the rule of each, its words, its notebook, and what it is compared with.
 
     MODES["scaled_lr"].label                       # "linearly scaled rate", in figures and tables
-    named(["mine"], {"mine": {"lr_scaling": "sqrt", "warmup": "none"}})["mine"].phrase     # "the square-root rule (mine)"
+    own("mine", {"lr_scaling": "sqrt", "warmup": "none"}).phrase     # "the square-root rule (mine)"
 
 A new mode of the study is one entry here. A mode of a user's own has no entry: `named` makes one from the settings that
 its runs recorded.
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from batchscale.errors import UserError
 from batchscale.schedules import LRScaling, Warmup
 
 _LONGEST_NAME = 32  # of a mode in a label; the middle of a longer one is left out
@@ -108,15 +109,16 @@ def own(name: str, settings: Mapping | None) -> Mode:
     """The entry of a mode of the user's own, from the settings of its runs; without any it is known by its name alone.
 
     Raises:
-        ValueError: a rule is unknown; a new one needs its words in this file.
+        UserError: (a ValueError) the rule is unknown, as one of a newer version is.
     """
     short = name if len(name) <= _LONGEST_NAME else f"{name[:15]}…{name[-16:]}"
     if settings is None:
         return Mode(name=name, lr_scaling=None, warmup=None, label=short, phrase=f"“{short}”")
     scaling, warmup = settings["lr_scaling"], settings["warmup"]
     if scaling not in _SCALING or warmup not in _WARMUP:
-        raise ValueError(
-            f"mode {name} has lr_scaling {scaling!r} and warmup {warmup!r}, which modes.py has no words for"
+        raise UserError(
+            f"mode {name} was trained with lr_scaling {scaling!r} and warmup {warmup!r}, which this batchscale does "
+            f"not know; upgrade batchscale, or move these records away"
         )
     label, phrase, effect = _SCALING[scaling]
     if _WARMUP[warmup] is not None:
@@ -143,10 +145,9 @@ def named(names: Iterable[str], settings: Mapping[str, Mapping] | None = None) -
     found = {}
     for name in [*(name for name in MODES if name in names), *sorted(names - set(MODES))]:
         known, recorded = MODES.get(name), settings.get(name)
-        is_known = known is not None and (
-            recorded is None or all(recorded[key] == known.rule[key] for key in known.rule)
-        )
-        found[name] = known if is_known else own(name, recorded)
+        # Of the reference no rule counts: its minibatches are no larger than B_ref.
+        is_named_so = known in (None, REFERENCE) or not recorded or known.rule.items() <= recorded.items()
+        found[name] = known if known and is_named_so else own(name, recorded)
     return found
 
 
@@ -156,9 +157,14 @@ def comparisons(modes: Mapping[str, Mode]) -> list[tuple[Mode, Mode]]:
     A mode of the user's own that warms up is compared with the mode of the same rule that does not; one that only
     scales the rate, with the base rate. Where there is no such mode it is in no pair.
     """
-    pairs = [(mode, MODES[mode.compared_with]) for mode in MODES.values() if mode.compared_with]
+    known = {name: mode for name, mode in modes.items() if mode == MODES.get(name)}
+    pairs = [
+        (mode, MODES[mode.compared_with])
+        for mode in known.values()
+        if mode.compared_with and (mode.compared_with in known or mode.compared_with not in modes)
+    ]
     for mode in modes.values():
-        if mode.name in MODES or mode.effect is None:
+        if mode.name in known or mode.effect is None:
             continue
         lacking = ("none", "none") if mode.warmup == "none" else (mode.lr_scaling, "none")
         others = [

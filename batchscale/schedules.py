@@ -13,10 +13,10 @@ Warmup = Literal["none", "constant", "gradual"]
 
 
 def scaling_factor(batch_size: int, reference_batch_size: int, lr_scaling: LRScaling) -> float:
-    """Factor on the base learning rate that a scaling rule gives a minibatch.
+    """Factor by which a scaling rule multiplies the base learning rate.
 
     With k = batch_size / reference_batch_size it is 1 for `none`, k for `linear` (Krizhevsky 2014; Goyal et al. 2017,
-    §2.1) and √k for `sqrt` (Hoffer et al. 2017). A rule acts only on larger minibatches than the reference: for k ≤ 1
+    §2.1) and √k for `sqrt` (Hoffer et al. 2017). A rule acts only on minibatches larger than the reference: for k ≤ 1
     the factor is 1.
 
     Raises:
@@ -26,7 +26,9 @@ def scaling_factor(batch_size: int, reference_batch_size: int, lr_scaling: LRSca
     (16.0, 4.0, 1.0)
     """
     if batch_size < 1 or reference_batch_size < 1:
-        raise ValueError(f"batch sizes must be at least 1: got {batch_size} and reference {reference_batch_size}")
+        raise ValueError(
+            f"batch_size is {batch_size} and reference_batch_size is {reference_batch_size}; both must be 1 or more"
+        )
     if lr_scaling not in get_args(LRScaling):
         raise ValueError(f"lr_scaling is {lr_scaling!r}; it must be one of {', '.join(get_args(LRScaling))}")
     k = max(1.0, batch_size / reference_batch_size)
@@ -56,7 +58,7 @@ def learning_rate(
     [1.0, 2.0, 4.0, 5.0, 5.0]
     """
     if update < 0 or warmup_updates < 0:
-        raise ValueError(f"updates are counted from 0: got update {update} and warmup_updates {warmup_updates}")
+        raise ValueError(f"update is {update} and warmup_updates is {warmup_updates}; both must be 0 or more")
     for name, value in (("base_lr", base_lr), ("scale", scale)):
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} is {value}; it must be finite and positive")

@@ -17,7 +17,7 @@ import pandas as pd
 
 from batchscale.analysis.breaking_point import accuracy_losses, in_accuracy, in_time, in_updates
 from batchscale.analysis.critical_batch_size import critical_batch_size
-from batchscale.analysis.tables import Threshold
+from batchscale.analysis.threshold import Threshold
 
 IMAGES = 50_000
 BATCH_SIZES = 2 ** np.arange(6, 13)  # 64 to 4096, on both sides of the critical batch size
@@ -36,7 +36,7 @@ SCENARIOS = {  # deviations of log S over runs and over batch sizes, seeds, and 
 def simulate(
     generator: np.random.Generator, run: float, size: float, seeds: int, epochs: int | None, sizes=BATCH_SIZES
 ) -> pd.DataFrame:
-    """Rows as of `analysis.to_target`, log S = log S_min + log(1 + B_crit/B) + N(0, size²) + N(0, run²)."""
+    """Rows as of `tables.to_target`, log S = log S_min + log(1 + B_crit/B) + N(0, size²) + N(0, run²)."""
     rows = []
     for batch_size in sizes:
         shared = generator.normal(0, size) if size else 0.0
@@ -122,7 +122,7 @@ def breaking_points(studies: int) -> None:
     held, exact = {name: [] for name in truths}, {name: [] for name in truths}
     for _ in range(studies):
         small = generator.normal(0.76, 0.004, 3)
-        threshold = Threshold(float(small.mean()) - 0.01, float(small.mean()), 8, 0.01, 3, tuple(small))
+        threshold = Threshold(float(small.mean()) - 0.01, float(small.mean()), 8, 0.01, tuple(small.tolist()))
         finals = pd.DataFrame(
             [
                 {"batch_size": size, "seed": seed, "accuracy": generator.normal(0.76 - loss, 0.004)}

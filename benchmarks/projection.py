@@ -20,8 +20,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from batchscale import records
 from batchscale.analysis.projection import compute_seconds, fit_interconnect, ring_allreduce_seconds
+from batchscale.records.study import Study
 from batchscale.training import allreduce
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -61,14 +61,14 @@ def main() -> None:
                 for workers in (1, 2):
                     train(folder, workers, size, seed, settings)
             times.append(allreduce.measure())
-        table = records.load(folder)
-        sidecars = records.sidecars(folder)
-    parameters = sidecars[0]["parameters"]
-    updates = {content["experiment"]["batch_size"]: content["updates_per_epoch"] for content in sidecars}
+        study = Study.load(folder)
+    (parameters,) = {content["parameters"] for content in study.sidecars.values()}
+    updates = {size: content["updates_per_epoch"] for (_, size, _), content in study.sidecars.items()}
     link = fit_interconnect([min(of_size) for of_size in zip(*times, strict=True)], allreduce.WORKERS, "")
     print(f"all-reduce: {1e6 * link.latency:.0f} µs, {8e-9 * link.bandwidth:.2f} Gbit/s; {4e-6 * parameters:.2f} MB")
-    seconds = table["epoch_time"] * table["epoch"] / table["updates"]
-    fastest = seconds.groupby([table["experiment"], table["batch_size"]]).min()
+    epochs = study.epochs
+    seconds = epochs["epoch_time"] * epochs["epoch"] / epochs["updates"]
+    fastest = seconds.groupby([epochs["experiment"], epochs["batch_size"]]).min()
     rows = []
     for size in arguments.batch_sizes:
         for workers in (1, 2):

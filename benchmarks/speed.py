@@ -280,12 +280,12 @@ def shares(case: Case, data_root: str, count: int, seconds: float) -> dict[str, 
         training.evaluate(test, training.data.test_labels)
 
     with tempfile.TemporaryDirectory() as folder:
-        keeper = Record(case.experiment, folder)
-        keeper.start()
+        record = Record(case.experiment, folder)
+        record.start()
         parts = {
             "evaluation": evaluation,
             "noise scale": training.measure_noise_scale,
-            "saving": lambda: keeper.save_state(training.state_dict()),
+            "saving": lambda: record.save_state(training.state_dict()),
         }
         for number in range(count + 1):
             updates, took = trainer.send(seconds)
@@ -327,10 +327,10 @@ def peak_memory(data_root: str) -> float:
     # Of this process alone: what getrusage tells begins with the parent's.
     code = f"""
 from pathlib import Path
-from batchscale import datasets
-from batchscale.allocator import memory_kept
 from batchscale.experiment import Experiment
-from batchscale.training import Training
+from batchscale.training import datasets
+from batchscale.training.loop import Training
+from batchscale.training.memory import memory_kept
 experiment = Experiment(batch_size=8192, micro_batch_size=256, train_size=8192, epochs=1, device="cpu")
 with memory_kept():
     next(Training(experiment, datasets.load("cifar10", {data_root!r})).epochs())

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from batchscale import records
-from batchscale.analysis import findings, plots, tables
+from batchscale.analysis import findings, plots
+from batchscale.analysis.breaking_point import CURRENCIES
+from batchscale.analysis.findings import Findings, ToTarget
 from batchscale.errors import UserError
+from batchscale.records import Study
 from batchscale.records.files import SaveError, write_whole
 from report.contents import contents, learning_rates, lower_targets
 
@@ -54,23 +55,20 @@ def prepare(data_dir: Path, folder: Path) -> Path:
     """Everything that the report is compiled from, written to a folder; the path of the document in it."""
     if not data_dir.is_dir():
         raise UserError(f"there is no folder {data_dir}; name the one that holds the CSVs")
-    table, diverged = records.load(data_dir), records.diverged(data_dir)
-    if table.empty and not diverged:
+    study = Study.load(data_dir)
+    if study.runs.empty:
         raise UserError(f"{data_dir} holds no records; run one of the training notebooks first")
-    result = findings.analyse(table, diverged=diverged)
-    name = data_dir.resolve().name
-    said = contents(table, records.sidecars(data_dir), result, diverged, folder=name)
-    said |= {"digest": records.digest(data_dir), "figures": [], "check": None}
-    lower = findings.by_target(table, tenths_below(result["target"])[-3:], diverged)
-    said["targets"] = lower_targets(lower)
+    found = findings.analyse(study)
+    lower = [findings.to_target(found.study, target) for target in tenths_below(found.target)[-3:]]
+    said = contents(found)
+    said |= {"digest": study.digest, "figures": [], "check": None, "targets": lower_targets(lower, found.study)}
     # What somebody wrote about certain records is not printed about others.
-    said["is_discussed"] = said["digest"] in (HERE / DISCUSSION).read_text(encoding="utf-8").splitlines()[0]
-    check = data_dir / CHECK
-    checked, check_diverged = records.load(check), records.diverged(check)
-    if len(checked) or check_diverged:
-        rows = learning_rates(checked, check_diverged)
-        said["check"] = {"folder": f"{name}/{CHECK}", "digest": records.digest(check), "rows": rows}
-    for figure, (size, draw) in _figures(table, result, lower if said["targets"] else [], diverged).items():
+    said["is_discussed"] = study.digest in (HERE / DISCUSSION).read_text(encoding="utf-8").splitlines()[0]
+    check = Study.load(data_dir / CHECK)
+    if len(check.runs):
+        place = f"{study.folder}/{CHECK}"
+        said["check"] = {"folder": place, "digest": check.digest, "rows": learning_rates(check)}
+    for figure, (size, draw) in _figures(found, lower if said["targets"] else []).items():
         _save(draw, size, folder / f"{figure}.svg")
         said["figures"].append(figure)
     (folder / "report.json").write_text(json.dumps(said, ensure_ascii=False, allow_nan=False), encoding="utf-8")
@@ -84,34 +82,26 @@ def tenths_below(target: float | None) -> list[float]:
     return [tenth / 10 for tenth in range(1, 10) if tenth / 10 < (target or 0)]
 
 
-def _figures(
-    table: pd.DataFrame, result: dict, lower: list[dict], diverged: list[tables.Run]
-) -> dict[str, tuple[tuple[float, float], Callable[[Axes], None]]]:
+def _figures(found: Findings, lower: list[ToTarget]) -> dict[str, tuple[tuple[float, float], Callable[[Axes], None]]]:
     """Sizes in inches, and what draws them, of the figures that have something to show."""
-    final = tables.over_seeds(tables.final(tables.without(table, diverged)), "accuracy")
-    modes, target = result["modes"], result["target"]
+    modes, at = found.modes, found.to_target
 
     def accuracy(ax: Axes) -> None:
-        plots.against_batch_size(ax, final, "accuracy")
-        plots.threshold_line(ax, tables.threshold(table, diverged=diverged))
+        plots.against_batch_size(ax, found, "accuracy")
+        plots.threshold_line(ax, found.threshold)
         plots.label_lines(ax)
 
-    def to_target(ax: Axes, column: str, target: float) -> None:
-        curves = findings.curves(tables.to_target(table, target, diverged), modes)
-        plots.to_target(ax, curves, tables.means_to_target(curves), column, target)
-
-    def updates(ax: Axes, target: float, fits: dict[str, dict]) -> None:
-        to_target(ax, "updates", target)
-        for name, fit in fits.items():
-            plots.critical_batch_size(ax, name, fit, modes)
+    def updates(ax: Axes, at: ToTarget) -> None:
+        plots.to_target(ax, at, "updates", found.study.modes)
+        plots.critical_batch_sizes(ax, at)
         legend_beside(ax)
 
     def effects(ax: Axes) -> None:
-        plots.effects(ax, result["effects"])
+        plots.effects(ax, found.effects, found.study.modes)
         legend_beside(ax)
 
     def frontier(ax: Axes) -> None:
-        plots.frontier(ax, result["frontier"])
+        plots.frontier(ax, found)
         legend_beside(ax)
 
     def legend_beside(ax: Axes) -> None:  # in axes this low it would hide what it explains
@@ -120,25 +110,24 @@ def _figures(
         ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
 
     figures = {}
-    if len(final):
-        figures["accuracy"] = (TEXT_WIDTH, 2.5), accuracy
-    if any(row["difference"] is not None for effect in result["effects"] for row in effect["batch_sizes"]):
-        figures["effects"] = (TEXT_WIDTH, 2.3), effects
-    if target is not None and modes:
-        fits = {name: mode["critical_batch_size"] for name, mode in modes.items()}
-        figures["updates"] = (TEXT_WIDTH, 2.5), lambda ax: updates(ax, target, fits)
-        figures["time"] = (TEXT_WIDTH, 2.1), lambda ax: to_target(ax, "running_time", target)
+    if len(found.finals):
+        figures["accuracy"] = (TEXT_WIDTH, 2.3), accuracy
+    if any(effect.differences["difference"].notna().any() for effect in found.effects):
+        figures["effects"] = (TEXT_WIDTH, 2.1), effects
+    if found.target is not None and modes:
+        figures["updates"] = (TEXT_WIDTH, 2.3), lambda ax: updates(ax, at)
+        figures["time"] = (
+            (TEXT_WIDTH, 2.1),
+            lambda ax: plots.to_target(ax, at, "running_time", found.study.modes),
+        )
     if lower:
-        highest = lower[-1]["target"]
-        of_highest = {row["experiment"]: row["critical_batch_size"] for row in lower if row["target"] == highest}
-        figures["lower_target"] = (TEXT_WIDTH, 2.4), lambda ax: updates(ax, highest, of_highest)
-    if any(mode["critical_batch_size"]["estimate"] or mode["noise_scale"] for mode in modes.values()):
-        figures["noise_scales"] = (TEXT_WIDTH, 0.9 + 0.4 * len(modes)), lambda ax: plots.noise_scales(ax, modes)
-    verdicts = [mode["breaking_point"] for mode in modes.values()]
-    if any(verdict[currency] for verdict in verdicts for currency in findings.CURRENCIES):
+        figures["lower_target"] = (TEXT_WIDTH, 2.2), lambda ax: updates(ax, lower[-1])
+    if any(mode.critical.estimate or mode.noise_scale for mode in modes.values()):
+        figures["noise_scales"] = (TEXT_WIDTH, 0.9 + 0.4 * len(modes)), lambda ax: plots.noise_scales(ax, found)
+    if any(mode.breaking_points[currency].batch_size for mode in modes.values() for currency in CURRENCIES):
         height = min(0.4 + 0.95 * len(modes), 8)
-        figures["breaking_points"] = (TEXT_WIDTH, height), lambda ax: plots.breaking_points(ax, modes)
-    if result["frontier"]:
+        figures["breaking_points"] = (TEXT_WIDTH, height), lambda ax: plots.breaking_points(ax, found)
+    if len(found.frontier):
         figures["frontier"] = (TEXT_WIDTH, 2.1), frontier
     return figures
 

@@ -15,60 +15,77 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
-from batchscale import records
-from batchscale.analysis import findings, plots, tables
+from batchscale.analysis import findings, plots, sentences
+from batchscale.analysis.findings import Findings
+from batchscale.analysis.words import listed, percent
+from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, Experiment
+from batchscale.modes import MODES
+from batchscale.records import Study
 from batchscale.sweeps.notebooks import RESULTS, TRAINING
 from report.build import build, tenths_below
-from report.contents import contents
+from report.contents import built_from, verdicts
 
 PROJECT = Path(__file__).parents[1]
 FIGURE = "docs/study.png"
-START, END = "<!-- study -->\n", "<!-- end of study -->\n"
+START, END = "<!-- {} -->\n", "<!-- end of {} -->\n"  # what is made anew in README stands between these
 
 
-def headline(data_dir: Path) -> str:
-    """What README says of the records of a folder, in Markdown: verdicts, and which records they were made from."""
-    table, diverged = records.load(data_dir), records.diverged(data_dir)
-    result = findings.analyse(table, diverged=diverged)
-    lower = tenths_below(result["target"])[-1]
-    said = contents(table, records.sidecars(data_dir), result, diverged, folder=data_dir.name)
-    settings = dict(said["settings"])
-    runs = " ".join(said["built_from"].split())
+def sections(found: Findings) -> dict[str, str]:
+    """What README says of the study and of a folder of records, in Markdown, by the name of the section."""
+    return {"notebooks": _notebooks(), "study": _headline(found)}
+
+
+def _notebooks() -> str:
+    """The table of notebooks, from the table of modes."""
+    study = Experiment(batch_size=1)
+    rows = [["notebook", "batch sizes", "learning rate"], ["---"] * 3]
+    for mode in MODES.values():
+        sizes = SMALL_BATCH_SIZES if mode.role == "reference" else LARGE_BATCH_SIZES
+        rate = mode.summary.format(**vars(study))
+        rows.append([f"`{mode.notebook}`", f"{sizes[0]} … {sizes[-1]}", rate])
+    rows.append([f"`{RESULTS}`", "", "none: it loads the records, plots them, and states the breaking points"])
+    return _table(rows)
+
+
+def _headline(found: Findings) -> str:
+    """The verdicts, and which records they were made from."""
+    lower = tenths_below(found.target)[-1]
     head = ["", "accuracy", "updates", "time", "critical batch size", "noise scale"]
     rows = [
         [label, *(f"{value} ({interval})" if interval else value for value, interval in cells)]
-        for label, *cells in said["verdicts"]
+        for label, *cells in verdicts(found)
     ]
+    names = listed(mode.label for mode in found.study.modes.values())
     lines = [
-        f"![accuracy, updates to target and time to target against batch size, a line a learning-rate rule]({FIGURE})",
+        f"![Final accuracy, updates to target and time to target against batch size, for {names}]({FIGURE})",
         "",
-        f"*{settings['data set']}, width {settings['width']}, device {settings['device']}. {runs}, whose CSVs have the "
-        f"SHA-256 digest `{records.digest(data_dir)}`.*",
+        f"*{sentences.settings(found.study)}. {built_from(found.study)}, whose CSVs have the SHA-256 digest "
+        f"`{found.study.digest}`.*",
         "",
-        *said["threshold"],
-        *said["accuracy"],
-        f"Updates and time in the figure are to {100 * lower:.0f} %, which more runs reach; the breaking points are "
-        "those of the threshold.",
+        *sentences.threshold(found.threshold),
+        *(sentences.accuracy(mode, found.threshold) for mode in found.modes.values()),
+        *sentences.comparison(found),
+        f"Updates and time in the figure are counted to {percent(lower)}, which more runs reach; the breaking points "
+        "below are those of the threshold.",
         "",
-        *("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)),
-        "",
+        _table([head, ["---"] * len(head), *rows]),
     ]
     return "\n".join(lines)
 
 
-def draw(data_dir: Path, path: Path) -> None:
+def _table(rows: list[list[str]]) -> str:
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in rows)
+
+
+def draw(found: Findings, path: Path) -> None:
     """The three currencies side by side, against batch size: final accuracy, and updates and time to a lower accuracy,
     which more runs reach."""
-    table, diverged = records.load(data_dir), records.diverged(data_dir)
-    result = findings.analyse(table, diverged=diverged)
-    modes, target = result["modes"], tenths_below(result["target"])[-1]
-    final = tables.over_seeds(tables.final(tables.without(table, diverged)), "accuracy")
-    curves = findings.curves(tables.to_target(table, target, diverged), modes)
+    at = findings.to_target(found.study.timed(), tenths_below(found.target)[-1])
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
-    plots.against_batch_size(axes[0], final, "accuracy")
-    plots.threshold_line(axes[0], tables.threshold(table, diverged=diverged))
+    plots.against_batch_size(axes[0], found, "accuracy")
+    plots.threshold_line(axes[0], found.threshold)
     for ax, column in zip(axes[1:], ("updates", "running_time"), strict=True):
-        plots.to_target(ax, curves, tables.means_to_target(curves), column, target)
+        plots.to_target(ax, at, column, found.study.modes)
     shown = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, frameon=False)
     path.parent.mkdir(exist_ok=True)
@@ -104,9 +121,12 @@ def main() -> None:
         print(f"{name}.ipynb", flush=True)
         execute(PROJECT / f"{name}.ipynb")
     build(data_dir, PROJECT / "report.pdf")
-    before, rest = page.read_text(encoding="utf-8").split(START)
-    page.write_text(before + START + headline(data_dir) + END + rest.split(END)[1], encoding="utf-8")
-    draw(data_dir, PROJECT / FIGURE)
+    found, text = findings.analyse(Study.load(data_dir)), page.read_text(encoding="utf-8")
+    for name, section in sections(found).items():
+        before, rest = text.split(START.format(name))
+        text = before + START.format(name) + section + END.format(name) + rest.split(END.format(name))[1]
+    page.write_text(text, encoding="utf-8")
+    draw(found, PROJECT / FIGURE)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Networks that tests train by name."""
+"""Networks and data sets that tests refer to by name."""
 
 import random
 from typing import ClassVar
@@ -11,12 +11,12 @@ from models import CNN
 
 
 def linear(num_classes: int) -> nn.Module:
-    """The quickest there is: an update takes a fraction of a millisecond."""
+    """A linear network, for which an update takes a fraction of a millisecond."""
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
 
 
 class InDouble(nn.Module):
-    """The study's network in float64, in which rounding stays small for longer."""
+    """The study's network in float64, where rounding errors stay small for longer."""
 
     def __init__(self, width: float = 0.25):
         super().__init__()
@@ -48,10 +48,10 @@ def drawn_from_every_generator(num_classes: int) -> nn.Module:
 
 
 class NeedsMemory(nn.Module):
-    """Fails, as on a device that has room for `train` images at once in training and for `evaluate` in evaluation."""
+    """Fails like a device with room for `train_room` images at once in training and `eval_room` in evaluation."""
 
     train_room, eval_room = 100, 10_000
-    updates_with_room = 0  # that many pass whatever their size
+    updates_with_room = 0  # number of updates that succeed at any size
     error: Exception = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
     seen: ClassVar[list[int]] = []
 
@@ -98,7 +98,7 @@ def not_a_network(num_classes: int) -> dict:
     return {"classes": num_classes}
 
 
-# ... and data sets
+# Data sets
 
 
 def data_that_fails():

@@ -1,12 +1,15 @@
 """Records of studies whose answers are known: threshold, critical batch size, breaking points."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 
+from batchscale import modes
 from batchscale.epoch import COLUMNS
-from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES
+from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, Experiment
+from batchscale.records.study import RUN, Run, Study, is_any
 
 IMAGES = 50_000
 TARGET = 0.7
@@ -73,3 +76,30 @@ def study(
                 scale = np.geomspace(0.3, 1.2, epochs) * critical * np.exp(generator.normal(0, 0.3, epochs))
                 runs.append(run(name, size, seed, steps, final, epochs, noise_scale=scale))
     return pd.concat(runs, ignore_index=True)
+
+
+def as_study(**settings) -> Study:
+    """The study of `study`, as the analysis takes it; without sidecars."""
+    return Study.of(study(**settings))
+
+
+def sidecar(name: str, size: int, seed: int, status: str = "complete", **settings) -> dict:
+    """What lies beside a CSV. `settings` are fields of the experiment; those of its mode need not be given.
+
+    `device`, `workers` and `parameters` are of the sidecar itself.
+    """
+    beside = {key: settings.pop(key) for key in ("device", "workers", "parameters") if key in settings}
+    rule = modes.MODES[name].rule if name in modes.MODES else {}
+    experiment = Experiment(name=name, batch_size=size, seed=seed, **rule | settings)
+    return {"status": status, "experiment": asdict(experiment)} | beside
+
+
+def sidecars(epochs: pd.DataFrame, settings: Mapping[str, Mapping] | None = None, **of_all) -> list[dict]:
+    """One per run of a table; `settings` of some modes by name, and those of all of them."""
+    runs = epochs[RUN].drop_duplicates().itertuples(index=False, name=None)
+    return [sidecar(*run, **of_all | dict((settings or {}).get(run[0], {}))) for run in runs]
+
+
+def is_run(epochs: pd.DataFrame, run: Run) -> np.ndarray:
+    """Which rows are of one run."""
+    return is_any(epochs, [run])

@@ -1,4 +1,4 @@
-"""Memory that is kept while training and given back afterwards, seen in the page faults of a process of its own."""
+"""Memory kept during training and returned afterwards, measured by the page faults of a separate process."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ CODE = """
 import resource
 from pathlib import Path
 import torch
-from batchscale.allocator import memory_kept
+from batchscale.training.memory import memory_kept
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -23,7 +23,7 @@ def resident():
 
 pages = 256 * 2**20 // resource.getpagesize()
 start = resident()
-assert faults() > 9 * pages, "this machine keeps it anyway"
+assert faults() > 9 * pages, "this machine keeps it in any case"
 with memory_kept():
     faults()
     assert faults() < pages
@@ -33,6 +33,6 @@ assert resident() < start + 50
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-def test_is_kept_inside_and_given_back_after():
+def test_is_kept_inside_and_returned_on_exit():
     done = subprocess.run([sys.executable, "-c", CODE], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,9 @@
 """Records to results: tables worked out by hand, SciPy's own intervals, properties."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from batchscale.analysis import tables
-from batchscale.analysis.tables import final, over_seeds, planned_epochs, threshold, to_target, unfinished
+from batchscale.analysis import statistics, tables
+from batchscale.analysis.reasons import Reason
+from batchscale.analysis.tables import final, over_seeds, planned_epochs, to_target, unfinished
+from batchscale.analysis.threshold import threshold
 from batchscale.epoch import COLUMNS, STUDY_COLUMNS
+from batchscale.records.study import Study
 
 
 def table(*runs) -> pd.DataFrame:
@@ -24,21 +30,28 @@ def table(*runs) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
 
 
-STUDY = table(
+EPOCHS = table(
     ("baseline_small", 2, 0, [0.3, 0.60]),
     ("baseline_small", 2, 1, [0.3, 0.70]),
     ("baseline_small", 8, 0, [0.4, 0.66]),
     ("baseline_small", 8, 1, [0.4, 0.68]),
     ("scaled_lr", 128, 0, [0.2, 0.5]),
 )
-NOTHING = pd.DataFrame(columns=list(COLUMNS))
+STUDY = Study.of(EPOCHS)
+RUNS = [*STUDY.runs[tables.RUN].itertuples(index=False, name=None)]
+NOTHING = Study.of(pd.DataFrame(columns=list(COLUMNS)))
+
+
+def more(*tables: pd.DataFrame, **facts) -> Study:
+    """Tables of epochs as one study."""
+    return Study.of(pd.concat(tables, ignore_index=True), **facts)
 
 
 def test_over_seeds():
     assert over_seeds(final(STUDY), "accuracy").values.tolist() == [
-        ["baseline_small", 2, pytest.approx(0.65), 0.60, 0.70, 2],
-        ["baseline_small", 8, pytest.approx(0.67), 0.66, 0.68, 2],
-        ["scaled_lr", 128, 0.5, 0.5, 0.5, 1],
+        ["baseline_small", 2, pytest.approx(0.65), 0.60, 0.70, pytest.approx(0.05 * math.sqrt(2)), 2],
+        ["baseline_small", 8, pytest.approx(0.67), 0.66, 0.68, pytest.approx(0.01 * math.sqrt(2)), 2],
+        ["scaled_lr", 128, 0.5, 0.5, 0.5, pytest.approx(math.nan, nan_ok=True), 1],
     ]
 
 
@@ -48,17 +61,18 @@ def test_threshold_is_the_best_mean_less_the_tolerance():
     assert found.best == pytest.approx(0.67)
     assert found.accuracy == pytest.approx(0.66)
     assert threshold(STUDY, tolerance=0.1).accuracy == pytest.approx(0.57)
-    assert threshold(STUDY, experiment="scaled_lr").from_batch_size == 128
-    assert threshold(STUDY, experiment="baseline_large") is None
+    assert found.records == ("baseline_small_bs8_seed0", "baseline_small_bs8_seed1")
+    renamed = EPOCHS.replace({"experiment": {"baseline_small": "baseline_large", "scaled_lr": "baseline_small"}})
+    assert threshold(Study.of(renamed)).from_batch_size == 128
+    assert threshold(STUDY.without([run for run in RUNS if run[0] == "baseline_small"])) is None
 
 
 def test_a_killed_run_is_not_final_and_an_extended_one_makes_no_other_unfinished():
-    records = pd.concat(
-        [STUDY, table(("scaled_lr", 256, 0, [0.9]), ("scaled_lr", 512, 0, [0.1, 0.2, 0.9]))], ignore_index=True
-    )
-    assert planned_epochs(records).to_dict() == {"baseline_small": 2, "scaled_lr": 3}  # 1, 2 and 3 are equally common
-    records = pd.concat([records, table(("scaled_lr", 1024, 0, [0.1, 0.3]))], ignore_index=True)
-    assert planned_epochs(records)["scaled_lr"] == 2
+    records = more(EPOCHS, table(("scaled_lr", 256, 0, [0.9]), ("scaled_lr", 512, 0, [0.1, 0.2, 0.9])))
+    # 1, 2 and 3 are equally common
+    assert planned_epochs(records.epochs).to_dict() == {"baseline_small": 2, "scaled_lr": 3}
+    records = more(records.epochs, table(("scaled_lr", 1024, 0, [0.1, 0.3])))
+    assert planned_epochs(records.epochs)["scaled_lr"] == 2
     of_mode = final(records).query("experiment == 'scaled_lr'")
     assert of_mode[["batch_size", "accuracy"]].values.tolist() == [[128, 0.5], [512, 0.2], [1024, 0.3]]
     assert unfinished(records)[["batch_size", "epoch"]].values.tolist() == [[256, 1]]
@@ -70,18 +84,26 @@ def test_threshold_of_the_mean_and_its_spread():
     assert sorted(best.by_seed) == pytest.approx([0.66, 0.68])
     assert (mean.from_batch_size, mean.seeds, mean.best) == (None, 2, pytest.approx(0.66))
     assert sorted(mean.by_seed) == pytest.approx([0.63, 0.69])  # seed 0: (0.60 + 0.66)/2, seed 1: (0.70 + 0.68)/2
-    one_more = pd.concat([STUDY, table(("baseline_small", 2, 2, [0.3, 0.8]))], ignore_index=True)
+    one_more = more(EPOCHS, table(("baseline_small", 2, 2, [0.3, 0.8])))
     mean = threshold(one_more, of="mean")  # batch sizes count once: (0.70 + 0.67)/2
     assert mean.best == pytest.approx(0.685)
     assert sorted(mean.by_seed)[2] == pytest.approx(0.685 + 0.1)  # only at B = 2, and 0.1 above the others there
-    assert np.isnan(threshold(one_more[one_more["seed"] == 0]).standard_deviation)
+    single = threshold(one_more.where(seed=0))
+    assert np.isnan(single.standard_deviation)
+    assert np.isnan(single.interval).all()
     with pytest.raises(ValueError, match="best or mean"):
         threshold(STUDY, of="median")
 
 
 def test_threshold_without_a_diverged_run():
     # Both runs of B = 8 were to go on: their rows are no final ones.
-    assert threshold(STUDY, diverged=[("baseline_small", 8, 0), ("baseline_small", 8, 1)]).from_batch_size == 2
+    failed = Study.of(EPOCHS, diverged=[("baseline_small", 8, 0), ("baseline_small", 8, 1)])
+    assert threshold(failed).from_batch_size == 2
+    assert {*zip(final(failed)["experiment"], final(failed)["batch_size"], strict=True)} == {
+        ("baseline_small", 2),
+        ("scaled_lr", 128),
+    }
+    assert unfinished(failed).empty  # they are failures, which is more than unfinished
 
 
 def timed(*runs) -> pd.DataFrame:
@@ -99,7 +121,7 @@ def test_to_target():
         ("mine", 8, 4, [0.5, math.nan, 0.9]),  # nothing to interpolate with
         ("mine", 8, 5, [math.nan, math.nan]),
     )
-    found = to_target(records, 0.7, diverged=[("mine", 8, 2), ("mine", 16, 0)])
+    found = to_target(Study.of(records, diverged=[("mine", 8, 2), ("mine", 16, 0)]), 0.7)
     assert found["censored"].tolist() == ["no", "no", "right", "left", "no", "right", "right"]
     assert found["diverged"].tolist() == [False, False, True, False, False, False, True]
     expected = [2.5, 2.0, math.nan, 1.0, 3.0, math.nan, math.nan]
@@ -111,7 +133,7 @@ def test_to_target():
 
 def test_means_to_target_are_of_whole_groups():
     records = timed(*[("mine", 8, seed, [0.0] * length + [1.0]) for seed, length in enumerate([1, 7])])
-    records = pd.concat([records, timed(("mine", 16, 0, [0.0, 1.0]), ("mine", 16, 1, [0.0, 0.5]))], ignore_index=True)
+    records = more(records, timed(("mine", 16, 0, [0.0, 1.0]), ("mine", 16, 1, [0.0, 0.5])))
     means = tables.means_to_target(to_target(records, 1.0))
     assert means["updates"].tolist() == [pytest.approx(40), pytest.approx(np.nan, nan_ok=True)]  # √(20·80)
     assert means["running_time"].iloc[0] == pytest.approx(8)
@@ -121,10 +143,10 @@ def test_means_to_target_are_of_whole_groups():
 def test_to_target_from_the_five_columns():
     records = timed(("mine", 8, 0, [0.2, 0.6, 0.8]))
     alone = records[list(STUDY_COLUMNS)].reindex(columns=list(COLUMNS)).assign(experiment="mine", seed=0)
-    (run,) = to_target(alone, 0.7).to_dict("records")
+    (run,) = to_target(Study.of(alone), 0.7).to_dict("records")
     assert (run["epochs"], run["running_time"]) == (pytest.approx(2.5), pytest.approx(5.0))
     assert np.isnan([run["updates"], run["updates_trained"]]).all()
-    steps, relative = tables.updates_or_bounds(to_target(alone, 0.7))
+    steps, relative = tables.updates_or_bounds(to_target(Study.of(alone), 0.7))
     assert (steps.tolist(), relative) == ([pytest.approx(2.5 / 8)], True)
 
 
@@ -135,7 +157,8 @@ accuracies = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 @settings(deadline=None)
 def test_a_higher_target_takes_longer(values, one, other):
     low, high = sorted([one, other])
-    runs = [to_target(timed(("mine", 8, 0, values)), target).iloc[0] for target in (low, high)]
+    study = Study.of(timed(("mine", 8, 0, values)))
+    runs = [to_target(study, target).iloc[0] for target in (low, high)]
     for run, target in zip(runs, (low, high), strict=True):
         assert (run["censored"] == "right") == (max(values) < target)
         if run["censored"] == "no":
@@ -149,26 +172,28 @@ def test_a_higher_target_takes_longer(values, one, other):
 def test_intervals_are_students_and_welchs():
     one, other = [0.61, 0.63, 0.60], [0.70, 0.65, 0.66, 0.71]
     expected = stats.t.interval(0.95, 2, np.mean(one), stats.sem(one))
-    assert tables.mean_interval(one) == pytest.approx(expected)
+    assert statistics.mean_interval(one) == pytest.approx(expected)
     welch = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
-    assert tables.difference_interval(one, other)[1:] == pytest.approx((welch.low, welch.high))
-    assert np.isnan(tables.mean_interval([1.0])).all()
-    assert np.isnan(tables.difference_interval([1.0], other)[1:]).all()
-    assert tables.difference_interval([1, 1], [2, 2]) == (-1, -1, -1)
-    assert tables.difference_interval([1, math.inf], [2, 2]) == (math.inf,) * 3
-    assert np.isnan(tables.difference_interval([math.inf], [math.inf])).all()
+    assert statistics.difference_interval(one, other)[1:] == pytest.approx((welch.low, welch.high))
+    assert np.isnan(statistics.mean_interval([1.0])).all()
+    assert np.isnan(statistics.difference_interval([1.0], other)[1:]).all()
+    assert statistics.difference_interval([1, 1], [2, 2]) == (-1, -1, -1)
+    assert statistics.difference_interval([1, math.inf], [2, 2]) == (math.inf,) * 3
+    assert np.isnan(statistics.difference_interval([math.inf], [math.inf])).all()
 
 
 def test_local_slopes():
     # 8 → 16 halves the updates; 16 → 64 divides them by 2, and at 128 one of two runs never gets there.
     runs = to_target(
-        timed(
-            *[("mine", 8, seed, [0.0] * 7 + [1.0]) for seed in (0, 1)],
-            *[("mine", 16, seed, [0.0] * 3 + [1.0]) for seed in (0, 1)],
-            *[("mine", 64, seed, [0.0, 1.0]) for seed in (0, 1)],
-            ("mine", 128, 0, [0.0, 1.0]),
-            ("mine", 128, 1, [0.0] * 8),
-            ("mine", 256, 0, [0.0, 1.0]),
+        Study.of(
+            timed(
+                *[("mine", 8, seed, [0.0] * 7 + [1.0]) for seed in (0, 1)],
+                *[("mine", 16, seed, [0.0] * 3 + [1.0]) for seed in (0, 1)],
+                *[("mine", 64, seed, [0.0, 1.0]) for seed in (0, 1)],
+                ("mine", 128, 0, [0.0, 1.0]),
+                ("mine", 128, 1, [0.0] * 8),
+                ("mine", 256, 0, [0.0, 1.0]),
+            )
         ),
         1.0,
     )
@@ -197,6 +222,7 @@ def test_frontier(points):
     finals = pd.DataFrame(points, columns=["accuracy", "running_time"])
     finals = finals.assign(experiment="mine", batch_size=range(len(points)), seed=0)
     found = tables.frontier(finals)
+    assert len(found) == len(points)
     assert found["running_time"].is_monotonic_increasing
     assert found.sort_values("batch_size")["dominated"].tolist() == reference_frontier(points)
     for row in found[found["dominated"]].itertuples():
@@ -204,6 +230,17 @@ def test_frontier(points):
         assert accuracy >= row.accuracy
         assert time <= row.running_time
         assert not any(a > accuracy and t <= row.running_time for a, t in points)  # the most accurate of these
+
+
+def test_frontier_without_what_has_learned_nothing():
+    finals = pd.DataFrame(
+        [("fast", 8, 0, 0.1, 1.0), ("fast", 16, 0, 0.15, 1.0), ("slow", 8, 0, 0.4, 9.0), ("slow", 16, 0, 0.1, 9.0)],
+        columns=["experiment", "batch_size", "seed", "accuracy", "running_time"],
+    )
+    assert tables.frontier(finals)["dominated"].tolist() == [False, True, False, True]
+    found = tables.frontier(finals, least=0.15)  # it has to be more than that
+    assert found[["experiment", "batch_size", "dominated"]].values.tolist() == [["slow", 8, False]]
+    assert tables.frontier(finals, least=0.5).empty
 
 
 def test_paired_differences():
@@ -222,7 +259,9 @@ def test_paired_differences():
     assert first["difference"] == pytest.approx(np.mean(np.subtract(ours[:3], theirs)))
     assert (second["batch_size"], second["pairs"]) == (256, 1)
     assert np.isnan(second["difference"])
-    assert second["reason"] == "1 pair of equal seeds; two are needed"
+    assert first["reason"] is None
+    assert second["reason"] == Reason.of("too few pairs", pairs=1)
+    assert str(second["reason"]) == "1 pair of equal seeds, where two are needed"
 
 
 def test_noise_scales():
@@ -246,16 +285,20 @@ def test_noise_scales():
     [([3, 1], 2), ([math.nan, 1, 2], 2), ([1, math.nan], None), ([math.nan, 1, math.nan], None), ([math.nan], None)],
 )
 def test_censored_median(values, median):
-    assert tables.censored_median(values) == pytest.approx(math.nan if median is None else median, nan_ok=True)
+    assert statistics.censored_median(values) == pytest.approx(math.nan if median is None else median, nan_ok=True)
 
 
 def test_stems_and_without():
-    assert tables.stems(STUDY) == [
+    assert tables.stems(EPOCHS) == [
         *[f"baseline_small_bs{size}_seed{seed}" for size in (2, 8) for seed in (0, 1)],
         "scaled_lr_bs128_seed0",
     ]
-    left = tables.without(STUDY, [("baseline_small", 2, 1), ("scaled_lr", 128, 0)])
-    assert tables.stems(left) == [f"baseline_small_bs{run}" for run in ("2_seed0", "8_seed0", "8_seed1")]
+    left = STUDY.without([("baseline_small", 2, 1), ("scaled_lr", 128, 0)])
+    assert (
+        tables.stems(left.epochs)
+        == tables.stems(left.runs)
+        == [f"baseline_small_bs{run}" for run in ("2_seed0", "8_seed0", "8_seed1")]
+    )
 
 
 def test_no_records():
@@ -263,20 +306,18 @@ def test_no_records():
     assert to_target(NOTHING, 0.5).empty
     assert tables.local_slopes(to_target(NOTHING, 0.5)).empty
     assert tables.means_to_target(to_target(NOTHING, 0.5)).empty
-    assert tables.frontier(NOTHING).empty
-    assert tables.paired_differences(NOTHING, "scaled_lr", "baseline_large").empty
-    assert tables.noise_scales(NOTHING).empty
+    assert tables.frontier(NOTHING.epochs).empty
+    assert tables.paired_differences(NOTHING.epochs, "scaled_lr", "baseline_large").empty
+    assert tables.noise_scales(NOTHING.epochs).empty
     assert unfinished(NOTHING).empty
-    assert over_seeds(NOTHING, "accuracy").empty
+    assert over_seeds(NOTHING.epochs, "accuracy").empty
     assert threshold(NOTHING) is None
 
 
 def test_analysis_and_plots_need_no_torch():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, batchscale.findings, batchscale.plots, batchscale.records, batchscale.schedules\n"
-        "assert 'torch' not in sys.modules"
-    )
+    rooms = ["batchscale.records.study", "batchscale.schedules", "batchscale.modes"]
+    rooms += [f"batchscale.analysis.{path.stem}" for path in Path(tables.__file__).parent.glob("[a-z]*.py")]
+    assert "batchscale.analysis.findings" in rooms
+    assert "batchscale.analysis.plots" in rooms
+    code = f"import sys, {', '.join(rooms)}\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

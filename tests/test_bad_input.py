@@ -9,7 +9,8 @@ import pytest
 from conftest import CIFAR10, needs_cifar10
 from test_records import HEADER
 
-from batchscale import cli, records
+from batchscale import cli
+from batchscale.records.format import FORMAT
 
 STEM = "baseline_small_bs64_seed0"
 FIVE = "batch_size,epoch,accuracy,generalization_error,running_time"
@@ -131,7 +132,7 @@ BAD = [
         "batch_size is 129 but digits",
     ),
     (None, ["sweep", *TRAIN[1:], "--shard", "0/4"], 2, "shard is '0/4'; it must be i/n with i from 1 to n"),
-    (None, ["sweep", *TRAIN[1:], "--gpus-per-run", "1"], 2, "are for engine ray but it is processes; take ray"),
+    (None, ["sweep", *TRAIN[1:], "--gpus-per-run", "1"], 2, "require engine ray, but engine is processes; set engine to ray"),
     (None, ["sweep", *TRAIN[1:], "--engine", "cloud"], 2, "invalid choice 'cloud'"),
     # networks
     (None, [*TRAIN, "--batch-size", "8", "--model", "models"], 2, "it must have the form module:name"),
@@ -166,7 +167,7 @@ BAD = [
     # images
     (None, ["train", "--batch-size", "8", "--dataset", "imagenet"], 2, "dataset is 'imagenet'; it must be cifar10,"),
     (None, [*OWN, "networks:data_that_fails"], 2, "dataset networks:data_that_fails failed: FileNotFoundError"),
-    (None, [*OWN, "networks:data_of_words"], 2, "returned something else than arrays of numbers"),
+    (None, [*OWN, "networks:data_of_words"], 2, "must return arrays of numbers"),
     (None, [*OWN, "networks:data_with_negative_labels"], 2, "the lowest train label is -1"),
     (None, [*OWN, "networks:linear"], 2, "dataset networks:linear failed: TypeError"),
     (lambda folder: (folder / "images").touch(), [*CIFAR, "{}/images"], 2, "images, which is a file; it must be the"),
@@ -199,7 +200,7 @@ BAD = [
     (sidecar("[1, 2]"), None, 2, "is not the sidecar of a record"),
     (sidecar("[" * 100_000), None, 2, "is not the sidecar of a record"),
     (sidecar('{"format": 2, "status": "fine", "experiment": {"epochs": 2}}'), None, 2, "(status 'fine', format 2)"),
-    (sidecar({}, format=99), None, 2, f"has format 99, this batchscale knows {records.FORMAT}; upgrade batchscale"),
+    (sidecar({}, format=99), None, 2, f"has format 99, this batchscale reads {FORMAT}; upgrade batchscale"),
     (sidecar({"base_lr": 0.5, "width": 1}), None, 2, "base_lr is 0.5 there but 0.002 was asked for, width is 1 there"),
     # ... the checkpoint
     (malicious(in_zip=True), None, 0, f"{STEM}.ckpt cannot be used ("),
@@ -228,22 +229,22 @@ BAD = [
     (None, ["project", "{}", "--figure", "{}/a.docx"], 2, "{}/a.docx cannot be written (Format 'docx' is not"),
     (None, ["project", "{}", "--figure", "{}/no/a.png"], 2, "{}/no/a.png cannot be written ([Errno 2] No such file"),
     # noise scale
-    (None, ["noise-scale", "{}/a.ckpt"], 2, "there is no file {}/a.ckpt; a run has a checkpoint, {name}_bs{B}_seed{s}"),
+    (None, ["noise-scale", "{}/a.ckpt"], 2, "there is no file {}/a.ckpt; an unfinished run has a checkpoint {name}_bs{B}_seed{s}"),
     (None, ["noise-scale", "{}"], 2, "is neither a checkpoint nor a file of weights ([Errno 21] Is a directory"),
-    (csv(), ["noise-scale", f"{{}}/{STEM}.csv"], 2, "nor a file of weights (File is not a zip file); name one of"),
-    (malicious(in_zip=True), ["noise-scale", f"{{}}/{STEM}.ckpt"], 2, "it holds something else than numbers and ten"),
-    (newer, ["noise-scale", "{}/newer.ckpt"], 2, f"it has format 99, this batchscale knows {records.FORMAT}"),
+    (csv(), ["noise-scale", f"{{}}/{STEM}.csv"], 2, "nor a file of weights (File is not a zip file); give the"),
+    (malicious(in_zip=True), ["noise-scale", f"{{}}/{STEM}.ckpt"], 2, "it holds something other than numbers and t"),
+    (newer, ["noise-scale", "{}/newer.ckpt"], 2, f"it has format 99, this batchscale reads {FORMAT}"),
     (
         lambda folder: weights(folder, "0.weight"),
         ["noise-scale", "{}/weights.pt", "--dataset", "digits"],
         2,
-        "what is saved does not fit the network models:CNN (",
+        "the saved state does not fit the network models:CNN (",
     ),
     (
         lambda folder: weights(folder, "1.weight", "1.bias"),
         ["noise-scale", "{}/weights.pt", "--dataset", "digits", "--model", "networks:linear", "--images", "9000"],
         2,
-        "images is 9000; it must be from 24, three micro-batches, to 1500",
+        "images is 9000; it must be from 24 (three micro-batches) to 1500",
     ),
     # folders
     (lambda folder: (folder / "data").touch(), [*TRAIN, "--batch-size", "64", "--data-dir", "{}/data"], 2, "cannot be"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import integrate, optimize, stats
 
 from batchscale.analysis.critical_batch_size import _Likelihood, critical_batch_size, steps_to_target
+from batchscale.analysis.reasons import together
 
 SIZES = 2 ** np.arange(6, 13)
 
@@ -23,6 +24,7 @@ def runs(steps: dict[int, list[float]], most: float | None = None, relative: boo
             trained = most if censored else needed
             rows.append(
                 {
+                    "experiment": "mine",
                     "batch_size": size,
                     "seed": seed,
                     "censored": "right" if censored else "no",
@@ -52,7 +54,10 @@ def test_exact_data_are_recovered():
     assert found.low < 800 < found.high < 810
     assert found.steps_min == pytest.approx(500, rel=1e-3)
     assert found.examples_min == pytest.approx(400_000, rel=1e-3)
-    assert found.reason is None
+    assert found.reasons == ()
+    assert found.interval == (found.low, found.high)
+    assert found.records[:2] == ("mine_bs64_seed0", "mine_bs64_seed1")
+    assert len(found.records) == 21
     assert (found.batch_sizes, found.runs, found.right_censored) == (tuple(SIZES), 21, 0)
 
 
@@ -155,25 +160,36 @@ def test_left_censored_runs_are_upper_bounds():
 @pytest.mark.parametrize(
     ("steps", "bound", "words"),
     [
-        ({8: [100.0], 16: [50.0]}, None, "reached at 2 batch sizes, and the fit needs three"),
-        ({8: [100.0]}, None, "at 1 batch size, and"),
-        ({8: [800.0, 810], 16: [402.0, 399], 32: [200.0, 198], 64: [99.0, 101]}, "low", "fall as 1/B throughout"),
-        ({8: [100.0, 103], 16: [101.0, 99], 32: [100.0, 98], 64: [102.0, 100]}, "high", "may not fall with B at all"),
-        ({8: [100.0], 16: [20.0], 32: [150.0]}, None, "vary too much"),
+        ({8: [100.0], 16: [50.0]}, None, "the target is reached at 2 batch sizes, where the fit needs three"),
+        ({8: [100.0]}, None, "the target is reached at 1 batch size, where the fit needs three"),
+        (
+            {8: [800.0, 810], 16: [402.0, 399], 32: [200.0, 198], 64: [99.0, 101]},
+            "low",
+            "from 8 to 64 the updates may fall as 1/B throughout; B_crit is at least ",
+        ),
+        (
+            {8: [100.0, 103], 16: [101.0, 99], 32: [100.0, 98], 64: [102.0, 100]},
+            "high",
+            "from 8 to 64 the updates need not fall with B at all; B_crit is at most ",
+        ),
+        (
+            {8: [100.0], 16: [20.0], 32: [150.0]},
+            None,
+            "from 8 to 32 the updates to target vary too much to tell perfect scaling from none",
+        ),
     ],
 )
 def test_not_determined(steps, bound, words):
     found = critical_batch_size(runs(steps))
     assert found.estimate is None
-    assert found.reason.startswith("not determined by these data: ")
-    assert words in found.reason
+    assert together(found.reasons).startswith(words)
     assert {name for name in ("low", "high") if getattr(found, name) is not None} == ({bound} if bound else set())
 
 
 def test_extrapolation_is_said():
     found = critical_batch_size(runs(simulated(0, run=0.001, critical=10_000)))
     assert found.estimate == pytest.approx(10_000, rel=0.1)
-    assert found.reason == "extrapolated: the target is reached at batch sizes from 64 to 4096 only"
+    assert together(found.reasons) == "extrapolated: the target is reached at batch sizes from 64 to 4096 only"
 
 
 def test_nothing_to_fit():

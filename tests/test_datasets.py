@@ -1,4 +1,4 @@
-"""Images as tensors: whole, in order, normalised, and refused when they do not fit together."""
+"""Data sets as tensors: complete, ordered, normalised, and rejected if images and labels do not match."""
 
 import numpy as np
 import pytest
@@ -37,14 +37,14 @@ def test_digits():
     np.testing.assert_allclose(middle, smoothed, atol=1)
 
 
-def test_training_images_have_mean_0_and_variance_1_a_channel():
+def test_training_images_have_mean_0_and_variance_1_per_channel():
     images, _ = datasets.load("digits").batch(torch.arange(1500))
     assert images.shape == (1500, 3, 32, 32)
     assert images.mean(dim=(0, 2, 3)).abs().max() < 1e-5
     assert (images.std(dim=(0, 2, 3), correction=0) - 1).abs().max() < 1e-5
 
 
-def test_batch_is_the_images_at_these_places():
+def test_batch_holds_the_images_at_the_indices():
     data = datasets.load("digits")
     places = torch.tensor([7, 3, 3, 1499])
     images, labels = data.batch(places)
@@ -129,6 +129,6 @@ def test_cifar10_is_the_official_one():
     assert data.test_images.shape == (10_000, 32, 32, 3)
     assert data.classes[0] == "airplane"
     assert data.train_labels.bincount().tolist() == [5000] * 10
-    # the values everybody quotes for its channels
+    # the commonly quoted values of its channels
     assert (data.mean / 255).tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-4)
     assert (data.std / 255).tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=1e-4)

@@ -1,4 +1,4 @@
-"""Several processes that train one experiment against one process, and what happens when one of them dies."""
+"""Several workers against a single process, and what happens when a worker dies."""
 
 import contextlib
 import copy
@@ -35,7 +35,7 @@ def experiment(**fields) -> Experiment:
 
 
 @given(length=st.integers(0, 20_000), count=st.integers(1, 64))
-def test_shares_lose_and_repeat_nothing(length, count):
+def test_shares_are_disjoint_and_complete(length, count):
     places = range(length)
     shares = [places[Group(rank, count).share(length)] for rank in range(count)]
     assert [place for share in shares for place in share] == list(places)
@@ -62,9 +62,9 @@ def train(group: Group, run_of: Experiment, file: Path, pulse: float) -> None:
     ],
 )
 def test_weights_and_accuracy_equal_those_of_one_process(tmp_path, monkeypatch, count, pulse, micro, tolerance, fields):
-    """That takes micro-batches of the workers' size; statistics of batch norm and dropout included.
+    """The single process uses micro-batches of the workers' size. Dropout and batch norm's statistics agree too.
 
-    Three float32 gradients are rounded differently in another order, and the kinks of ReLU and max-pooling do the rest.
+    The sum of three float32 gradients depends on their order, and the kinks of ReLU and max-pooling amplify that.
     """
     run_of = experiment(lr_scaling="linear", warmup="gradual", warmup_epochs=0.5, **fields)
     together(count, train, run_of, tmp_path / "group.pt", pulse)
@@ -86,7 +86,7 @@ def test_weights_and_accuracy_equal_those_of_one_process(tmp_path, monkeypatch, 
     assert group["state"]["ghost_batches"] == [(0, micro)]
 
 
-def test_gone_on_with_by_more_workers_and_by_fewer():
+def test_resumed_by_more_and_by_fewer_workers():
     data = datasets.load("digits")
     alone = Training(experiment(), data)
     alone.updates = 30
@@ -99,7 +99,7 @@ def test_gone_on_with_by_more_workers_and_by_fewer():
 
 
 def count_evaluated(group: Group, file: Path) -> None:
-    """A network whose class is the label that is written into the image's first pixel."""
+    """Evaluate a network that reads the label from the image's first pixel."""
     data = datasets.load("digits")
     images = data.test_images.clone()
     labels = torch.arange(297) % 10
@@ -121,7 +121,7 @@ def count_evaluated(group: Group, file: Path) -> None:
         torch.save([accuracy, loss], file)
 
 
-def test_evaluation_is_shared_out_exactly(tmp_path):
+def test_evaluation_is_shared_exactly(tmp_path):
     together(4, count_evaluated, tmp_path / "evaluated.pt")
     accuracy, loss = torch.load(tmp_path / "evaluated.pt")
     assert accuracy == 198 / 297
@@ -130,18 +130,18 @@ def test_evaluation_is_shared_out_exactly(tmp_path):
 
 
 class Sums(Group):
-    """Worker of a group in one process: what is summed is kept, to be added by hand."""
+    """A worker of a group in one process. It collects the values to sum, and the test adds them."""
 
     def __init__(self, rank, count):
         super().__init__(rank, count)
         self.given = []
 
-    def summed(self, values):
+    def all_reduce(self, values):
         self.given.append(values.clone())
         return values
 
 
-def test_running_statistics_are_those_of_all_micro_batches_in_turn():
+def test_running_statistics_equal_those_of_all_micro_batches_in_turn():
     generator = torch.Generator().manual_seed(0)
     batches = torch.randn(5, 3, 2, 8, 4, generator=generator)  # update, worker, micro-batch, image, channel
     alone = nn.BatchNorm1d(4, momentum=0.3)
@@ -153,21 +153,21 @@ def test_running_statistics_are_those_of_all_micro_batches_in_turn():
             alone(micro_batch)
     for rank, (group, norm) in enumerate(zip(groups, norms, strict=True)):
         statistics = RunningStatistics(norm, group)
-        statistics.part()
+        statistics.split()
         for update in batches:
             statistics.before_update(micro_batches=2)
             for micro_batch in update[rank]:
                 norm(micro_batch)
-        statistics.add_up()
+        statistics.merge()
     for place, expected in enumerate((alone.running_mean, alone.running_var, alone.num_batches_tracked)):
         torch.testing.assert_close(sum(group.given[place] for group in groups), expected)
 
 
-def test_the_clock_is_read_when_the_slowest_worker_is_there(monkeypatch):
+def test_the_clock_waits_for_the_slowest_worker(monkeypatch):
     now = [0.0]
 
     class Waits(Group):
-        def wait(self):
+        def barrier(self):
             now[0] += 5
 
     monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
@@ -180,8 +180,8 @@ def test_the_clock_is_read_when_the_slowest_worker_is_there(monkeypatch):
     ("fields", "group", "message"),
     [
         ({"batch_size": 25}, Group(0, 2), "batch_size is 25 but there are 2 workers; it must be a multiple"),
-        ({"device": "cuda:0"}, Group(1, 2), "more workers; take --nproc-per-node 1"),
-        ({"device": "mps"}, Group(0, 2), "device is mps, on which several workers cannot train; try --device cpu"),
+        ({"device": "cuda:0"}, Group(1, 2), "there are 1 GPUs here but more workers; use --nproc-per-node 1"),
+        ({"device": "mps"}, Group(0, 2), "device is mps, which several workers cannot share; use --device cpu"),
     ],
 )
 def test_workers_that_cannot_share(monkeypatch, fields, group, message):
@@ -196,18 +196,18 @@ def test_cumulative_averages_cannot_be_shared():
         RunningStatistics(nn.BatchNorm1d(3, momentum=None), Group(0, 2))
 
 
-def test_a_lost_connection_is_told_from_other_errors():
+def test_a_lost_connection_is_distinguished_from_other_errors():
     error = RuntimeError(
         "[third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:57. This is"
     )
     assert is_lost(error)
-    assert str(WorkerLost(error)).startswith("a worker is gone (Connection closed by peer [127.0.0.1]:57); start again")
+    assert str(WorkerLost(error)).startswith("lost a worker (Connection closed by peer [127.0.0.1]:57); start again")
     assert not is_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
-@pytest.mark.parametrize("say", [lambda ours: ours.from_first(True), lambda ours: ours.wait()])
-def test_a_worker_that_goes_while_the_others_wait_is_said_once(monkeypatch, capsys, say):
-    """Between two epochs, where the first one would go on to say that it ends."""
+@pytest.mark.parametrize("say", [lambda ours: ours.broadcast(True), lambda ours: ours.barrier()])
+def test_a_worker_lost_while_the_others_wait_is_reported_once(monkeypatch, capsys, say):
+    """Between two epochs, where worker 0 would next announce its end."""
     ours = Group(0, 2)
 
     def gone(*arguments, **keywords):
@@ -226,31 +226,31 @@ def test_a_worker_that_goes_while_the_others_wait_is_said_once(monkeypatch, caps
     with pytest.raises(SystemExit) as exit:
         torchrun.lead(command)
     assert exit.value.code == 3
-    assert capsys.readouterr().err.count("a worker is gone") == 1
+    assert capsys.readouterr().err.count("lost a worker") == 1
 
 
 @pytest.mark.parametrize(("tasks", "code"), [([], 0), ([(experiment(), None, None)], 1)])
-def test_the_first_worker_goes_between_two_trainings_or_in_one(monkeypatch, tasks, code):
+def test_worker_0_is_lost_between_two_trainings_or_within_one(monkeypatch, tasks, code):
     class Follower(Group):
-        def from_first(self, value):
+        def broadcast(self, value):
             if not tasks:
                 raise WorkerLost(RuntimeError("Connection closed by peer"))
             return tasks.pop()
 
-        def replicated(self, model):
-            return self.from_first(None)
+        def replicate(self, model):
+            return self.broadcast(None)
 
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     assert torchrun._follow(Follower(1, 2)) == code
 
 
-# ... and the whole program, as torchrun starts it
+# The whole program, started by torchrun
 
 RUN = ["train", "--dataset", "digits", "--width", "0.25", "--batch-size", "24", "--device", "cpu"]
 
 
 @contextlib.contextmanager
-def torchrun(count: int, *arguments: str, log: Path, **environment: str):
+def started(count: int, *arguments: str, log: Path, **environment: str):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -270,7 +270,7 @@ def torchrun(count: int, *arguments: str, log: Path, **environment: str):
 
 
 def ranks(process: subprocess.Popen) -> dict[int, int]:
-    """Process number of every worker, by rank."""
+    """Process id of every worker, by rank."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
@@ -290,27 +290,27 @@ def until_saved(process: subprocess.Popen, folder: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
-def test_killed_stopped_and_gone_on_with_by_other_numbers_of_workers(tmp_path):
-    """Two workers, one of which is killed; two, until Ctrl-C; then one process. As if one had trained all of it."""
+def test_killed_stopped_and_resumed_by_another_number_of_workers(tmp_path):
+    """Two workers until one is killed, two until Ctrl-C, then one process: the result equals that of one process."""
     log, records = tmp_path / "log", tmp_path / "records"
     flags = [*RUN, "--data-dir", str(records), "--epochs", "8"]
-    with torchrun(2, *flags, log=log) as process:
+    with started(2, *flags, log=log) as process:
         until_saved(process, records)
         os.kill(ranks(process)[1], signal.SIGKILL)
         assert process.wait(100) != 0
     said = [line for line in log.read_text().splitlines() if line.startswith("error:")]
     assert len(said) == 1
-    assert "a worker is gone (" in said[0]
+    assert "lost a worker (" in said[0]
     assert "start again" in said[0]
     before = len(load(records))
     assert 1 <= before < 8
-    with torchrun(2, *flags, log=log) as process:
+    with started(2, *flags, log=log) as process:
         while len(load(records)) <= before:
             assert process.poll() is None, log.read_text()
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         assert process.wait(100) != 0
-    assert "stopped; everything is saved: start again to go on" in log.read_text(), log.read_text()
+    assert "stopped; everything is saved: run again to continue" in log.read_text(), log.read_text()
     assert len(load(records)) < 8
     sidecar = json.loads((records / "baseline_small_bs24_seed0.json").read_text())
     assert sidecar["workers"] == 2
@@ -330,7 +330,7 @@ def test_killed_stopped_and_gone_on_with_by_other_numbers_of_workers(tmp_path):
 
 def test_refused_in_one_line(tmp_path):
     log = tmp_path / "log"
-    with torchrun(2, *RUN[:-4], "--batch-size", "25", "--data-dir", str(tmp_path), log=log) as process:
+    with started(2, *RUN[:-4], "--batch-size", "25", "--data-dir", str(tmp_path), log=log) as process:
         assert process.wait(100) != 0
     assert [line for line in log.read_text().splitlines() if line.startswith("error:")] == [
         "error: baseline_small B=25 seed 0: batch_size is 25 but there are 2 workers; it must be a multiple of "

@@ -1,4 +1,4 @@
-"""Downloads from mirrors on 127.0.0.1 that misbehave, each in its own way; no test reaches another host."""
+"""Downloads from mirrors on 127.0.0.1, each with its own fault; no test contacts another host."""
 
 import gzip
 import hashlib
@@ -39,7 +39,7 @@ def md5(data):
 
 
 def tar_gz(members):
-    """A .tar.gz of regular files, name -> bytes; the same bytes in every process, since its digest names a test."""
+    """A .tar.gz of regular files, name -> bytes. Reproducible bytes, because its digest is part of a test id."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, data in members.items():
@@ -62,7 +62,7 @@ QUICK = Patience(min_speed=0, timeout=10)
 
 
 class Mirrors(ThreadingHTTPServer):
-    """Mirrors at one address; the first part of a path says how the mirror behaves.
+    """Mirrors at one address; the first component of a path selects the mirror's behaviour.
 
     `seen` has a row for each request: the behaviour, its Range header, and the bytes that were sent.
     """
@@ -74,8 +74,8 @@ class Mirrors(ThreadingHTTPServer):
         self.host = f"127.0.0.1:{self.server_port}"
         self.body = BODY
         self.seen = []
-        self.arrived = threading.Event()  # a "gated" request is here, or a "stalls" one has sent its half
-        self.gate = threading.Event()  # lets "gated", "stalls" and "hangs" go on
+        self.arrived = threading.Event()  # a "gated" request has arrived, or a "stalls" one has sent its half
+        self.gate = threading.Event()  # lets "gated", "stalls" and "hangs" continue
 
     def url(self, behaviour):
         return f"http://{self.host}/{behaviour}/{NAME}"
@@ -84,7 +84,7 @@ class Mirrors(ThreadingHTTPServer):
         return [behaviour for behaviour, _, _ in self.seen]
 
     def handle_error(self, request, client_address):
-        pass  # the client has left, which is what it should do
+        pass  # the client disconnected, as it should
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -116,7 +116,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.answer(200, {} if behaviour.endswith("no-length") else {"Content-Length": total})
         for piece in self.pieces(behaviour, body[start:]):
-            row[2] += len(piece)  # before the client has it, and the test looks
+            row[2] += len(piece)  # before the client receives it and the test reads the row
             self.wfile.write(piece)
 
     def answer(self, code, headers):
@@ -158,7 +158,7 @@ def mirrors():
 
 @pytest.fixture(autouse=True)
 def only_loopback(monkeypatch):
-    """Every other host is unknown, proxies are not used, and the user's own mirrors are forgotten."""
+    """Make every other host unknown, and ignore proxies and the user's own mirrors."""
     look_up = socket.getaddrinfo
 
     def getaddrinfo(host, *args, **kwargs):
@@ -183,17 +183,17 @@ def download(tmp_path, mirrors):
 
 
 def names(root):
-    """What lies in root, the lock aside."""
+    """Names of the files in root, without the lock."""
     return {path.name for path in root.iterdir()} - {".cifar10.lock"}
 
 
 def assert_complete(root):
-    """The folder has the right files, and nothing else is left over."""
+    """The folder has the right files, and nothing else remains."""
     assert names(root) == {FOLDER}
     assert {path.name: path.read_bytes() for path in (root / FOLDER).iterdir()} == FILES
 
 
-# Whole downloads, and mirrors in turn
+# Complete downloads, and one mirror after another
 
 
 def test_makes_the_folder_and_leaves_nothing_else(tmp_path, mirrors):
@@ -295,7 +295,7 @@ def test_the_only_mirror_is_asked_again_as_long_as_it_gives_bytes(tmp_path, mirr
     assert [wanted for _, wanted, _ in mirrors.seen][:3] == [None, f"bytes={THIRD}-", f"bytes={2 * THIRD}-"]
 
 
-def test_mirror_that_gains_nothing_is_not_asked_for_ever(tmp_path, mirrors, download):
+def test_mirror_without_progress_is_not_asked_forever(tmp_path, mirrors, download):
     with pytest.raises(DownloadError, match=f"broke off after {HALF} of {SIZE} bytes.*after the {HALF} of {SIZE}"):
         download("rangeless-breaks-off")
     assert mirrors.behaviours() == ["rangeless-breaks-off"] * 2
@@ -368,7 +368,7 @@ def test_slow_mirror_is_left_for_a_fast_one(tmp_path, mirrors, download, capsys)
     assert_complete(tmp_path)
     (slow, _, sent), (fast, wanted, _) = mirrors.seen
     assert (slow, fast) == ("slow-50", "good")
-    assert 0 < int(wanted.removeprefix("bytes=").removesuffix("-")) <= sent < SIZE  # what the slow one gave is kept
+    assert 0 < int(wanted.removeprefix("bytes=").removesuffix("-")) <= sent < SIZE  # the bytes of the slow one are kept
     assert re.search(rf"{mirrors.host}: slow \(.* kB/s\); trying", capsys.readouterr().err)
 
 
@@ -378,7 +378,7 @@ IMPATIENT = Patience(min_speed=1e12, speed_window=0.05)  # faster than any mirro
 def test_slow_mirror_is_good_enough_when_there_is_no_other(tmp_path, mirrors, download):
     download("404", "slow-1000", patience=IMPATIENT)
     assert_complete(tmp_path)
-    assert mirrors.behaviours() == ["404", "slow-1000", "slow-1000"]  # at any speed, but not a mirror that gave nothing
+    assert mirrors.behaviours() == ["404", "slow-1000", "slow-1000"]  # at any speed, but no mirror without bytes
     assert mirrors.seen[-1][1] is not None
 
 
@@ -490,7 +490,7 @@ def test_damaged_folder_is_replaced(tmp_path, mirrors, download):
             (path / name).write_bytes(data)
     with pytest.raises(DownloadError):
         download("404")
-    assert {path.name for path in folder.iterdir()} == {*FILES, "other"}  # until there is a better one
+    assert {path.name for path in folder.iterdir()} == {*FILES, "other"}  # until the new one is complete
     download("good")
     assert_complete(tmp_path)
 
@@ -511,7 +511,7 @@ def test_failure_while_unpacking_leaves_no_half_folder(tmp_path, download, monke
         with pytest.raises(DownloadError, match="No space left on device"):
             download("good")
     assert names(tmp_path) == {PART}
-    download("404")  # the archive is there
+    download("404")  # the archive is already there
     assert_complete(tmp_path)
 
 
@@ -519,9 +519,9 @@ def test_failure_while_unpacking_leaves_no_half_folder(tmp_path, download, monke
 
 SCRIPT = f"""
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background processes ignore Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes of a shell ignore Ctrl-C
 from pathlib import Path
-from batchscale.downloads import Archive, download_cifar10
+from batchscale.training.downloads import Archive, download_cifar10
 download_cifar10(Path(sys.argv[1]), sys.argv[2:], archive={ARCHIVE!r}, progress=False)
 assert "torch" not in sys.modules
 """
@@ -534,7 +534,7 @@ def start(tmp_path, mirrors):
 
     def run(behaviour):
         command = [sys.executable, "-c", SCRIPT, str(tmp_path), mirrors.url(behaviour)]
-        directory = Path(downloads.__file__).parents[1]
+        directory = Path(downloads.__file__).parents[2]
         processes.append(subprocess.Popen(command, cwd=directory, stderr=subprocess.PIPE, text=True))
         return processes[-1]
 

@@ -101,7 +101,7 @@ def test_micro_batch_not_larger_than_batch():
 def test_numpy_numbers_become_plain_ones():
     experiment = Experiment(batch_size=np.int64(8), base_lr=np.float32(0.5), width=1)
     assert json.loads(json.dumps(asdict(experiment))) == asdict(experiment)
-    assert experiment == Experiment(batch_size=8, base_lr=0.5)
+    assert experiment == Experiment(batch_size=8, base_lr=0.5, width=1)
 
 
 def test_a_network_in_hand_is_kept_by_name():
@@ -124,7 +124,16 @@ def test_model_that_is_not_there(what, message):
         find_callable(what, "model")
 
 
-def test_study_takes_whole_seeds_in_turn():
+def test_a_grid_of_single_numbers():
+    (experiment,) = grid("scaled_lr", 128, seeds=3)
+    assert (experiment.batch_size, experiment.seed, experiment.lr_scaling) == (128, 3, "linear")
+    assert grid("mine", np.int64(8), seeds=range(2)) == grid("mine", [8], seeds=[0, 1])
+    for wrong in ("128", 128.0, None):
+        with pytest.raises(UserError, match=f"batch_size is {wrong!r}; it must be a whole number"):
+            grid("mine", wrong)
+
+
+def test_grid_takes_whole_seeds_in_turn():
     experiments = grid("gradual_warmup_scaled_lr", [128, 256], seeds=[0, 1], epochs=5)
     assert [(experiment.seed, experiment.batch_size) for experiment in experiments] == [
         (0, 128),

@@ -81,7 +81,7 @@ def test_small_disk(small_disk, whole, capsys, room):
 
 def test_a_full_disk_ends_a_sweep_at_once(tmp_path, capsys):
     """The runs after it could not be saved either: none is trained for nothing."""
-    command = ["sweep", *TRAIN[1:], "--names", "baseline_small", "--small", "16", "32", "80"]
+    command = ["sweep", *TRAIN[1:], "--names", "baseline_small", "--small", "16", "32", "80", "--seeds", "0"]
     del command[command.index("--batch-size") : command.index("--batch-size") + 2]
     with faults.at_step(tmp_path, 30, faults.disk_full):
         assert cli.main([*command, "--data-dir", str(tmp_path)]) == 2
@@ -97,6 +97,6 @@ def test_folder_without_the_right_to_write(small_disk, capsys):
     assert cli.main([*TRAIN, "--data-dir", str(small_disk)]) == 2
     captured = capsys.readouterr()
     assert captured.err == (
-        f"error: {small_disk} cannot be written (Read-only file system); make room or choose another data_dir\n"
+        f"error: {small_disk} cannot be written (Read-only file system); free some space or choose another data_dir\n"
     )
     assert captured.out == ""

@@ -106,7 +106,7 @@ def test_killed_while_saving(tmp_path):
 
 def test_sweep_with_two_workers_killed(tmp_path):
     """All of it, the parent alone, one worker alone: nothing stays behind, nothing is lost, the rest goes on."""
-    command = ["sweep", *MEDIUM, "--names", "baseline_small", "--small", "8", "16"]
+    command = ["sweep", *MEDIUM, "--names", "baseline_small", "--small", "8", "16", "--seeds", "0"]
     whole = recorded(tmp_path / "whole", command)
     command += ["--workers", "2"]
     moments, killed = random.Random(3), 0
@@ -120,7 +120,7 @@ def test_sweep_with_two_workers_killed(tmp_path):
             code = run.ended()
             killed += hit and code != 0
             assert_begins(folder, whole)
-            assert code in (0, -9) or "1 of 2 workers ended with exit code -9; start again to go on" in run.said()
+            assert code in (0, -9) or "1 of 2 processes ended with exit code -9; run again to continue" in run.said()
         assert_complete(folder, whole)
     assert "Traceback" not in (tmp_path / "log").read_text()
     print(f"{killed} kills of sweeps")

@@ -1,4 +1,4 @@
-"""The network of the design card."""
+"""The study's network: layers, shapes and sizes."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ def test_parameters_at_width_1():
     assert sum(parameter.numel() for parameter in CNN().parameters()) == 5_852_170
 
 
-def test_layers_of_the_card():
+def test_layers():
     kinds = [type(layer).__name__ for layer in CNN().modules() if not list(layer.children())]
     block = ["Conv2d", "BatchNorm2d", "ReLU", "Conv2d", "ReLU", "MaxPool2d"]
     head = ["Flatten", "Dropout", "Linear", "ReLU", "Linear", "ReLU", "Dropout", "Linear"]

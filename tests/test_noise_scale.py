@@ -1,4 +1,4 @@
-"""The noise scale against known covariances, per-example gradients and plain loops; and what it leaves alone."""
+"""The noise scale against known covariances, per-example gradients and plain loops, and the state it restores."""
 
 import copy
 import doctest
@@ -21,7 +21,7 @@ from models import CNN
 
 
 class Quadratic(nn.Module):
-    """L(w; x) = |w − x|²/2 at w = 0: an example's gradient is −x, so that G = −E x and Σ is the covariance of x."""
+    """L(w; x) = |w − x|²/2 at w = 0: an example's gradient is −x, so G = −E x and Σ is the covariance of x."""
 
     def __init__(self, dimensions):
         super().__init__()
@@ -32,13 +32,13 @@ class Quadratic(nn.Module):
 
 
 def in_blocks(gradients, blocks) -> list:
-    """Consecutive ones, as equal as can be: 13 in 10 blocks are 2, 1, 1, 2, 1, 1, 2, 1, 1, 1."""
+    """Consecutive blocks, as equal as possible: 13 in 10 blocks are 2, 1, 1, 2, 1, 1, 2, 1, 1, 1."""
     block = np.arange(len(gradients)) * blocks // len(gradients)
     return [gradients[block == number] for number in range(blocks)]
 
 
 def of_gradients(gradients, micro_batch_size, blocks=None) -> Estimate:
-    """`estimate` of micro-batch gradients (M, P), gathered into that many blocks, or each its own."""
+    """`estimate` of micro-batch gradients (M, P) in that many blocks, by default one per micro-batch."""
     parts = in_blocks(np.asarray(gradients), blocks or len(gradients))
     sums = np.stack([part.sum(axis=0) for part in parts])
     return estimate(
@@ -69,7 +69,7 @@ def test_by_hand():
     assert (found.small_batch_size, found.big_batch_size) == (2, 6)
 
 
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None)  # a busy machine is not a failure
 @given(
     squared_gradient_norm=st.floats(-10, 1e3),
     trace_covariance=st.floats(0, 1e3),
@@ -92,8 +92,8 @@ def test_two_batch_estimates_of_arrays():
     np.testing.assert_allclose(found, ([1, 1], [8, 0]))
 
 
-# Relative standard errors of B near 7 %, where the delta method holds; blocks of one micro-batch and of several, even
-# and uneven; noise alike in all directions, and in one above all, which G is part of.
+# Relative standard errors of B near 7 %, where the delta method holds. Blocks of one micro-batch and of several, even
+# and uneven. Noise equal in all directions, or largest in one of the directions of G.
 @pytest.mark.parametrize(
     ("micro_batches", "micro_batch_size", "deviations"),
     [(10, 40, [1.0] * 20), (23, 18, [1.0] * 20), (20, 32, [2.5, *[0.8] * 19])],
@@ -127,11 +127,11 @@ def test_recovers_a_known_covariance_within_its_standard_error(micro_batches, mi
     noise_scales = np.array([one.noise_scale for one in found])
     standard_errors = np.array([one.standard_error for one in found])
     assert 0.85 < math.sqrt(np.mean(standard_errors**2)) / noise_scales.std(ddof=1) < 1.2
-    assert 0.57 < np.mean(np.abs(noise_scales - trace / 2) < standard_errors) < 0.77  # 68 % but for ten blocks
+    assert 0.57 < np.mean(np.abs(noise_scales - trace / 2) < standard_errors) < 0.77  # 68 % for many blocks
 
 
 def test_where_noise_swamps_the_gradient():
-    """B = 400, B_b = 80: both estimates stay unbiased, the ratio is NaN as often as 𝒢² is not above zero."""
+    """B = 400, B_b = 80: both estimates stay unbiased, and the ratio is NaN whenever 𝒢² ≤ 0."""
     generator = np.random.default_rng(0)
     found = [of_gradients(0.05 + generator.normal(size=(40, 100)) / math.sqrt(2), 2, blocks=10) for _ in range(1000)]
     squared_gradient_norms = np.array([one.squared_gradient_norm for one in found])
@@ -156,13 +156,13 @@ def test_not_measurable(value):
     assert math.isnan(Estimate(value, 8.0 if value <= 0 else value, math.nan, 1, 2).noise_scale)
 
 
-def test_gradients_that_overflow_once_they_are_summed_are_not_measurable():
+def test_gradients_whose_sum_overflows_are_not_measurable():
     """|Σg|² grows with M² and overflows before Σ|g|² does: 𝒢² is infinite, 𝒮 is not."""
     assert math.isnan(estimate([1.0, 1.0, 1.0], np.full((3, 3), math.inf), [1, 1, 1], micro_batch_size=1).noise_scale)
     assert not Estimate(math.inf, 0.0, math.nan, 1, 2).is_measurable
 
 
-def test_gradients_that_hide_each_other_are_not_measurable():
+def test_gradients_that_cancel_are_not_measurable():
     found = of_gradients([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], micro_batch_size=5)
     assert found.squared_gradient_norm == pytest.approx(-1 / 3, rel=1e-14)
     assert found.trace_covariance == pytest.approx(5 * 4 / 3, rel=1e-14)
@@ -174,7 +174,7 @@ def test_gradients_that_hide_each_other_are_not_measurable():
     ("square", "product"), [(math.nan, math.nan), (math.inf, math.inf), (math.inf, -math.inf), (1, math.inf)]
 )
 def test_gradients_that_are_not_finite_are_not_measurable(square, product):
-    """And no warning comes, which here would be an error."""
+    """Without a warning, which would fail the test."""
     inner_products = [[square, product, 1], [product, 1, 1], [1, 1, 1]]
     found = estimate([square, 1, 1], inner_products, [1, 1, 1], micro_batch_size=1)
     assert math.isnan(found.noise_scale)
@@ -183,7 +183,7 @@ def test_gradients_that_are_not_finite_are_not_measurable(square, product):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_no_noise(seed):
-    """Rounding, which would take 𝒮 below zero for one seed in four, does not make a noise scale negative."""
+    """Rounding does not make the noise scale negative, although it takes 𝒮 below zero for one seed in four."""
     gradient = np.random.default_rng(seed).normal(size=3)
     found = of_gradients([gradient] * 7, micro_batch_size=3)
     assert found.squared_gradient_norm == pytest.approx(np.square(gradient).sum(), rel=1e-12)
@@ -203,7 +203,7 @@ gradient_lists = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rn
 )  # fmt: skip
 
 
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None)  # a busy machine is not a failure
 @given(
     gradients=gradient_lists, micro_batch_size=st.integers(1, 9), factor=st.floats(0.01, 100), seed=st.integers(0, 9)
 )
@@ -216,20 +216,20 @@ def test_properties(gradients, micro_batch_size, factor, seed):
     assert found.trace_covariance == pytest.approx(trace, rel=1e-9, abs=1e-9)
     pairs = (gram.sum() - gram.trace()) / (count * (count - 1))
     assert found.squared_gradient_norm == pytest.approx(pairs, rel=1e-9, abs=1e-9)
-    # the order is of no account with a block for each, and the unit of the loss never
+    # neither the order, with one block per micro-batch, nor the unit of the loss matters
     order = np.random.default_rng(seed).permutation(count)
     other = of_gradients(factor * gradients[order], micro_batch_size)
     if found.squared_gradient_norm > 1e-6:
         assert other.noise_scale == pytest.approx(found.noise_scale, rel=1e-6)
         assert other.standard_error == pytest.approx(found.standard_error, rel=1e-6, abs=1e-9)
-    # images in a micro-batch are a unit, too: B and its error are proportional to it
+    # B and its standard error are proportional to the images per micro-batch
     double = of_gradients(gradients, 2 * micro_batch_size)
     if found.squared_gradient_norm > 1e-6:
         assert double.noise_scale == pytest.approx(2 * found.noise_scale, rel=1e-9)
         assert double.standard_error == pytest.approx(2 * found.standard_error, rel=1e-9)
 
 
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None)  # a busy machine is not a failure
 @given(gradients=gradient_lists, micro_batch_size=st.integers(1, 9), blocks=st.integers(2, 12))
 def test_standard_error_is_the_delta_methods_with_a_plain_jackknife(gradients, micro_batch_size, blocks):
     blocks = min(blocks, len(gradients))
@@ -275,7 +275,7 @@ def of_order(small_network, order, micro_batch_size) -> Estimate:
     )
 
 
-def test_one_example_a_micro_batch_gives_the_per_example_covariance(small_network):
+def test_one_example_per_micro_batch_gives_the_per_example_covariance(small_network):
     per_example = small_network[2]
     found = of_order(small_network, range(12), 1)
     trace = np.cov(per_example.T).trace()
@@ -299,8 +299,8 @@ def test_micro_batches_and_per_example_gradients_add_up(small_network, micro_bat
     assert found.squared_gradient_norm == pytest.approx(squared_norm - found.trace_covariance / 12, rel=1e-6)
 
 
-def test_mean_over_all_ways_to_split_is_the_per_example_estimate(small_network):
-    """Eight examples in two micro-batches of four: 35 ways. Unbiased, exactly."""
+def test_mean_over_all_splits_is_the_per_example_estimate(small_network):
+    """The 35 splits of eight examples into two micro-batches of four: exactly unbiased."""
     per_example = small_network[2][:8]
     halves = [(0, *rest) for rest in itertools.combinations(range(1, 8), 3)]
     found = [of_order(small_network, [*half, *(set(range(8)) - set(half))], 4) for half in halves]
@@ -311,7 +311,7 @@ def test_mean_over_all_ways_to_split_is_the_per_example_estimate(small_network):
 
 
 def test_mean_over_all_draws_from_a_finite_training_set(small_network):
-    """Any four of n = 8 examples, 70 ways: 𝒮 is unbiased, 𝒢² is |G_n|² − tr(Σ)/n."""
+    """The 70 draws of four from n = 8 examples: 𝒮 is unbiased, and 𝒢² is |G_n|² − tr(Σ)/n on average."""
     per_example = small_network[2][:8]
     found = [of_order(small_network, draw, 1) for draw in itertools.combinations(range(8), 4)]
     trace = per_example.var(axis=0, ddof=1).sum()
@@ -327,7 +327,7 @@ def digits():
 
 @pytest.fixture
 def cnn():
-    """The study's network: batch norm, dropout."""
+    """The study's network, with batch norm and dropout."""
     torch.manual_seed(0)
     return CNN(width=0.25)
 
@@ -365,7 +365,7 @@ class Fails(Exception):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_leaves_everything_as_it_was(cnn, digits, fails):
+def test_restores_everything(cnn, digits, fails):
     optimizer = torch.optim.SGD(cnn.parameters(), lr=0.01, momentum=0.9)
     loss_of(cnn, digits)(torch.arange(32)).backward()
     optimizer.step()
@@ -408,7 +408,7 @@ def test_leaves_everything_as_it_was(cnn, digits, fails):
     np.testing.assert_array_equal(ours[2][1], theirs[2][1])
 
 
-def test_the_same_bits_whatever_was_drawn_before(cnn, digits):
+def test_bits_do_not_depend_on_earlier_draws(cnn, digits):
     order = torch.randperm(1500, generator=torch.Generator().manual_seed(1))
     first = measure(cnn, loss_of(cnn, digits), order, random_seed=3)
     torch.rand(11)
@@ -418,7 +418,7 @@ def test_the_same_bits_whatever_was_drawn_before(cnn, digits):
     assert measure(again, loss_of(again, digits), order.flip(0), random_seed=3) != first
 
 
-# one training image in forty over ten micro-batches, at least eight in each, if there are as many
+# one training image in forty over ten micro-batches, and at least eight in each if there are enough
 @pytest.mark.parametrize(("images", "expected"), [(50_000, 125), (49_999, 124), (1500, 8), (64, 6), (10, 1)])
 def test_default_micro_batches(images, expected):
     seen = []

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import psutil
@@ -16,9 +17,11 @@ from conftest import PROJECT
 from kills import Run
 from test_storage import wait_until
 
-from batchscale import cli
-from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, Experiment
+from batchscale import cli, sweeps
+from batchscale.analysis import plots
+from batchscale.experiment import LARGE_BATCH_SIZES, SEEDS, SMALL_BATCH_SIZES, Experiment
 from batchscale.modes import MODES
+from batchscale.records import digest, figures
 from batchscale.records.tables import load
 from batchscale.sweeps import notebooks
 
@@ -52,10 +55,10 @@ def test_parameters_are_the_studys_defaults(name):
     notebook = read(name)
     values = defaults(notebook)
     assert set(values) >= PARAMETERS
-    study = Experiment(batch_size=1, width=0.25)  # as recorded in data/
+    study = Experiment(batch_size=1)
     for field in ("epochs", "base_lr", "reference_batch_size", "warmup_epochs", "dataset", "train_size", "width"):
         assert values[field] == getattr(study, field), field
-    assert values["seeds"] == [0, 1, 2]
+    assert tuple(values["seeds"]) == SEEDS
     sizes = SMALL_BATCH_SIZES if name == "baseline_small_minibatch" else LARGE_BATCH_SIZES
     assert tuple(values["batch_sizes"]) == sizes
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
@@ -65,18 +68,54 @@ def test_parameters_are_the_studys_defaults(name):
 @pytest.mark.parametrize("name", notebooks.TRAINING)
 def test_the_rule_of_the_mode(name):
     notebook = cells(read(name))
-    scope = {"Experiment": Experiment, **defaults(read(name))}
+    scope = {"sweeps": sweeps, **defaults(read(name))}
     exec(notebook["experiments"].source, scope)
-    mode = name.removesuffix("_large_minibatch").removesuffix("_minibatch")
-    mode = {"baseline": "baseline_large"}.get(mode, mode)
+    (mode,) = [mode.name for mode in MODES.values() if mode.notebook == name]
     assert [
         (run.name, run.seed, run.batch_size, run.lr_scaling, run.warmup, run.warmup_epochs)
         for run in scope["experiments"]
     ] == [
-        (mode, seed, size, MODES[mode]["lr_scaling"], MODES[mode]["warmup"], 2)
+        (mode, seed, size, MODES[mode].lr_scaling, MODES[mode].warmup, 2)
         for seed in scope["seeds"]
         for size in (SMALL_BATCH_SIZES if mode == "baseline_small" else LARGE_BATCH_SIZES)
     ]
+
+
+def test_a_single_batch_size_and_seed_may_be_a_number():
+    name = notebooks.TRAINING[2]
+    scope = {"sweeps": sweeps, **defaults(read(name)), "batch_sizes": 128, "seeds": 0}
+    exec(cells(read(name))["experiments"].source, scope)
+    assert [(run.batch_size, run.seed) for run in scope["experiments"]] == [(128, 0)]
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_cells_below_an_interrupted_training_show_what_is_recorded(tmp_path, capsys, recorded):
+    """Nothing below the cell that trains takes anything from it."""
+    notebook = cells(read(notebooks.TRAINING[0]))
+    scope = {"sweeps": sweeps, "digest": digest, "figures": figures, "plots": plots, "plt": plt}
+    exec(notebook["parameters"].source, scope)
+    scope |= {**TINY, "batch_sizes": [64, 128], "seeds": [0], "data_dir": tmp_path}
+    exec(notebook["experiments"].source, scope)
+    if recorded:
+        sweeps.run(scope["experiments"][:1], data_dir=tmp_path)
+    exec(notebook["table"].source, scope)
+    exec(notebook["figure"].source, scope)
+    assert scope["records"]["batch_size"].tolist() == ([64, 64] if recorded else [])
+    assert (tmp_path / "figures" / "baseline_small.png").is_file()
+    assert f"SHA-256 of all CSVs in data_dir: {digest(tmp_path)}" in capsys.readouterr().out
+    plt.close("all")
+
+
+def test_records_that_would_be_lost_with_the_session_are_named(tmp_path, monkeypatch, capsys):
+    drive = tmp_path / "drive"
+    monkeypatch.setattr(sys.modules["batchscale.sweeps.directories"], "COLAB_DRIVE", drive)
+    there = drive / "MyDrive" / "data"
+    assert sweeps.directories(tmp_path, there, "images", mount_drive=True) == (there, tmp_path / "images")
+    assert "NOTE" not in capsys.readouterr().out
+    assert sweeps.directories(tmp_path, "data", None, mount_drive=True) == (tmp_path / "data", tmp_path / "datasets")
+    assert "mount_drive is True but data_dir is data, which is not on the Drive" in capsys.readouterr().out
+    sweeps.directories(tmp_path, "data", None)
+    assert "NOTE" not in capsys.readouterr().out
 
 
 def test_notebooks_differ_in_a_few_lines():
@@ -165,7 +204,7 @@ def test_a_study_that_is_stopped_saves_and_leaves_no_process(tmp_path, number, s
     assert len(processes) >= 3
     send(study.process.pid, number)
     assert study.ended() == 128 + number
-    assert study.said().splitlines()[-1] == "stopped; everything is saved: start again to go on"
+    assert study.said().splitlines()[-1] == "stopped; everything is saved: run again to continue"
     assert "Traceback" not in study.said()
     assert psutil.wait_procs(processes, timeout=20)[1] == []
     assert list((tmp_path / "out").glob("*.ckpt"))
@@ -214,7 +253,7 @@ def test_recorded_runs_are_shown_without_images(tmp_path):
         path.write_text(path.read_text().replace('"digits"', '"cifar10"'))
     small |= {"dataset": "cifar10", "data_root": str(tmp_path / "nothing here")}
     executed = papermill(PROJECT / f"{name}.ipynb", tmp_path / "second.ipynb", PROJECT, **small)
-    assert "Everything asked for is recorded, and there are no images." in text(executed)
+    assert "All of these runs are recorded already; there are no images here, and none are needed." in text(executed)
     assert not (tmp_path / "nothing here").exists()
 
 

@@ -1,4 +1,4 @@
-"""A device without room: the minibatch in exact micro-batches, said and recorded, or an error with what fits."""
+"""A device without room: exact micro-batches, reported and recorded, or an error that names the size that fits."""
 
 import json
 import re
@@ -18,7 +18,8 @@ from batchscale.records.record import Record
 from batchscale.records.tables import load
 from batchscale.sweeps import sweep
 from batchscale.training import datasets
-from batchscale.training.loop import OutOfMemory, Training
+from batchscale.training.loop import Training
+from batchscale.training.memory import OutOfMemory, largest_that_fits
 
 TINY = {"dataset": "digits", "train_size": 640, "epochs": 3, "width": 1.0}
 
@@ -32,7 +33,7 @@ MEASURE_NOISE_SCALE = Training.measure_noise_scale
 
 @pytest.fixture(autouse=True)
 def device(monkeypatch):
-    """Room for 100 images in training, until a test says otherwise; what is seen is without the noise scale's."""
+    """Room for 100 images in training unless a test changes it; `seen` excludes noise-scale measurements."""
     monkeypatch.setattr(NeedsMemory, "seen", [])
     monkeypatch.setattr(Training, "measure_noise_scale", lambda self: None)
     return lambda **fields: [monkeypatch.setattr(NeedsMemory, name, value) for name, value in fields.items()]
@@ -42,13 +43,14 @@ def sidecar(folder) -> dict:
     return json.loads(next(folder.glob("*.json")).read_text())
 
 
-def test_split_is_the_run_with_that_micro_batch_size(tmp_path, capsys):
+def test_split_equals_the_run_with_that_micro_batch_size(tmp_path, capsys):
     sweep.run([needy()], data_dir=tmp_path / "split")
     said = capsys.readouterr().out
     assert set(NeedsMemory.seen) == {64}
     assert (
         "B=128 seed 0: no room for 128 images at once in training (CUDA out of memory. Tried to allocate 2.00 GiB.): "
-        "going on from what was saved last with at most 64, which batch norm sees one by one\n"
+        "continuing from the last save with at most 64 images at once, "
+        "and batch norm sees each micro-batch separately\n"
     ) in said
     sweep.run([needy(micro_batch_size=64)], data_dir=tmp_path / "asked")
     assert lines(tmp_path / "split") == lines(tmp_path / "asked")
@@ -57,14 +59,14 @@ def test_split_is_the_run_with_that_micro_batch_size(tmp_path, capsys):
     assert sidecar(tmp_path / "asked")["ghost_batch"] == [{"from_update": 0, "images": 64}]
 
 
-def test_split_again_into_parts_as_equal_as_can_be(tmp_path, device, capsys):
+def test_split_again_into_parts_as_equal_as_possible(tmp_path, device, capsys):
     device(train_room=40)
     sweep.run([needy(batch_size=125)], data_dir=tmp_path)  # three parts of at most 42, then of at most 21
     assert NeedsMemory.seen[:6] == [21, 21, 21, 21, 21, 20]
     assert capsys.readouterr().out.count("no room for") == 2
 
 
-def test_in_the_middle_of_a_run_it_goes_on_from_what_was_saved(tmp_path, device):
+def test_within_a_run_it_continues_from_the_last_save(tmp_path, device):
     device(updates_with_room=7)  # five updates an epoch
     sweep.run([needy()], data_dir=tmp_path)
     assert Record(needy(), tmp_path).status == "complete"
@@ -72,11 +74,11 @@ def test_in_the_middle_of_a_run_it_goes_on_from_what_was_saved(tmp_path, device)
     assert NeedsMemory.seen == [128] * 7 + [64] * 20
 
 
-def test_what_was_split_stays_split_when_it_is_resumed(tmp_path, device):
+def test_split_persists_when_the_run_is_resumed(tmp_path, device):
     run = Training(needy(), datasets.load("digits"))
     run.limit({"training": 64})
-    records = run.epochs()
-    next(records)
+    epochs = run.epochs()
+    next(epochs)
     device(train_room=10_000)  # on a larger device
     resumed = Training(needy(), datasets.load("digits"))
     resumed.load_state_dict(run.state_dict())
@@ -84,28 +86,48 @@ def test_what_was_split_stays_split_when_it_is_resumed(tmp_path, device):
     assert set(NeedsMemory.seen) == {64}
 
 
-def test_evaluation_takes_fewer_at_once_and_training_stays_whole(tmp_path, device, capsys):
+def test_evaluation_uses_smaller_batches_and_training_does_not(tmp_path, device, capsys):
     sweep.run([needy(batch_size=64)], data_dir=tmp_path / "whole")
     device(eval_room=130)
     sweep.run([needy(batch_size=64)], data_dir=tmp_path / "parts", on_out_of_memory="stop")
     said = capsys.readouterr().out
     assert "no room for 250 images at once in evaluation" in said
-    assert "at most 125\n" in said
+    assert "at most 125 images at once\n" in said
     assert set(NeedsMemory.seen) == {64}
     tables = [load(tmp_path / name).drop(columns=[column.decode() for column in TIMES]) for name in ("whole", "parts")]
     pd.testing.assert_frame_equal(*tables, rtol=1e-6)
     assert (tables[0]["accuracy"] == tables[1]["accuracy"]).all()
 
 
-def test_stop_names_the_largest_batch_that_fits_and_the_sweep_goes_on(tmp_path):
+def test_stop_names_the_largest_batch_that_fits_and_the_sweep_continues(tmp_path):
     experiments = [needy(), needy(batch_size=32)]
     with pytest.raises(UserError) as stopped:
         sweep.run(experiments, data_dir=tmp_path, on_out_of_memory="stop")
     assert "the device has no room for 128 images at once in training (CUDA out of" in str(stopped.value)
-    largest = int(re.search(r"the largest batch that fits is (\d+): take", str(stopped.value))[1])
+    largest = int(re.search(r"the largest batch that fits is (\d+): use", str(stopped.value))[1])
     assert 96 < largest <= 100
     assert Record(experiments[1], tmp_path).finished
     assert not Record(experiments[0], tmp_path).rows
+
+
+@pytest.mark.parametrize("room", [0, 1, 99, 500, 767, 799])
+def test_largest_that_fits_is_found_to_within_1_in_32(room):
+    def attempt(images):
+        assert 0 < images < 800
+        if images > room:
+            raise MemoryError
+
+    found = largest_that_fits(attempt, 800)
+    assert found <= room <= found + max(1, (found + 1) // 31)
+    assert largest_that_fits(attempt, 1) == 0
+
+
+def test_other_errors_end_the_search():
+    def attempt(images):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        largest_that_fits(attempt, 800)
 
 
 def test_not_even_one_image(tmp_path, device):
@@ -116,7 +138,7 @@ def test_not_even_one_image(tmp_path, device):
 
 @pytest.mark.parametrize(("room", "seen"), [(100, [8] * 10), (7, [4] * 20), (2, [2] * 40), (1, [])])
 def test_noise_scale_from_more_and_smaller_micro_batches(device, room, seen):
-    """As many images; with room for one, for which batch norm has no variance, none."""
+    """The number of images stays the same. A single image has no variance for batch norm, so None is returned."""
     device(train_room=room)
     training = Training(needy(), datasets.load("digits"))
     found = MEASURE_NOISE_SCALE(training)
@@ -146,13 +168,13 @@ def test_noise_scale_of_a_network_that_fails(device):
     ],
     ids=str,
 )
-def test_ways_of_saying_it(device, error):
+def test_messages_of_other_libraries(device, error):
     device(error=error)
     with pytest.raises(OutOfMemory, match="no room for 128 images at once"):
         next(Training(needy(), datasets.load("digits")).epochs())
 
 
-def test_other_errors_are_not_taken_for_it(device):
+def test_other_errors_are_not_mistaken_for_it(device):
     device(error=RuntimeError("shapes do not match"))
     with pytest.raises(UserError, match="failed in training, after update 0: RuntimeError: shapes do not match"):
         next(Training(needy(), datasets.load("digits")).epochs())
@@ -165,7 +187,7 @@ def test_choice_is_one_of_two(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of address space that the system keeps")
 def test_real_shortage_on_the_cpu(tmp_path):
-    """The allocator itself refuses, in the study's network, at some place of a forward or backward pass."""
+    """The allocator itself fails, somewhere in a forward or backward pass of the study's network."""
     code = f"""
 import re, resource, sys
 from batchscale import cli

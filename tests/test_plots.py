@@ -1,16 +1,25 @@
 """Figures show what they are given, also when that is little."""
 
+import dataclasses
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import synthetic
-from test_analysis import NOTHING, STUDY, table
+from test_analysis import EPOCHS, NOTHING, STUDY, table
 from test_findings import LITTLE
 
-from batchscale.analysis import findings, plots, tables
-from batchscale.modes import MODES
+from batchscale.analysis import findings, plots
+from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
+from batchscale.analysis.critical_batch_size import CriticalBatchSize
+from batchscale.analysis.findings import Effect, Findings, ModeFindings, NoiseScale, ToTarget
+from batchscale.analysis.reasons import WORDING, Reason
+from batchscale.analysis.threshold import threshold
+from batchscale.modes import MODES, Mode
+from batchscale.records import figures
+from batchscale.records.study import Study
 
 
 @pytest.fixture(autouse=True)
@@ -24,9 +33,19 @@ def drawn(axes) -> dict[str, list]:
     return {line.get_label(): line.get_xydata().T.tolist() for line in axes.get_lines()}
 
 
+@pytest.fixture(autouse=True)
+def _reason_of_the_tests(monkeypatch):
+    """A reason with words of one's own, to find again in a figure."""
+    monkeypatch.setitem(WORDING, "said", lambda words: words)
+
+
+def said(words: str) -> Reason:
+    return Reason("said", (("words", words),))
+
+
 def test_against_batch_size():
     _, ax = plt.subplots()
-    plots.against_batch_size(ax, tables.over_seeds(tables.final(STUDY), "accuracy"), "accuracy")
+    plots.against_batch_size(ax, findings.analyse(STUDY), "accuracy")
     assert drawn(ax) == {
         "small batches, base rate": [[2, 8], [pytest.approx(0.65), pytest.approx(0.67)]],
         "linearly scaled rate": [[128], [0.5]],
@@ -35,12 +54,15 @@ def test_against_batch_size():
     assert (band.ymin, band.ymax) == (0.60, 0.70)
     assert [text.get_text() for text in ax.get_xticklabels()] == ["2", "8", "128"]
     assert ax.get_xscale() == "log"
+    _, ax = plt.subplots()
+    plots.against_batch_size(ax, findings.analyse(STUDY), "accuracy", ["scaled_lr"])
+    assert drawn(ax) == {"linearly scaled rate": [[128], [0.5]]}
 
 
 def test_against_epoch_is_darker_for_larger_batches():
     _, ax = plt.subplots()
-    small = STUDY[STUDY["experiment"] == "baseline_small"]
-    plots.against_epoch(ax, tables.over_seeds(small, "accuracy", by=("batch_size", "epoch")), "accuracy")
+    small = EPOCHS[EPOCHS["experiment"] == "baseline_small"]
+    plots.against_epoch(ax, small, "accuracy")
     assert drawn(ax)["B = 8"] == [[1, 2], [0.4, pytest.approx(0.67)]]
     luminance = [mpl.colors.rgb_to_hsv(line.get_color()[:3])[2] for line in ax.get_lines()]
     assert luminance == sorted(luminance, reverse=True)
@@ -48,22 +70,25 @@ def test_against_epoch_is_darker_for_larger_batches():
 
 def test_threshold_line():
     _, ax = plt.subplots()
-    plots.threshold_line(ax, tables.threshold(STUDY))  # no line to compare with it
+    plots.threshold_line(ax, threshold(STUDY))  # no line to compare with it
     assert not ax.get_lines()
     ax.plot([2, 8], [0.5, 0.6])
     plots.threshold_line(ax, None)
     assert len(ax.get_lines()) == 1
-    plots.threshold_line(ax, tables.threshold(STUDY))
+    plots.threshold_line(ax, threshold(STUDY))
     assert ax.get_lines()[1].get_ydata()[0] == pytest.approx(0.66)
-    assert ax.get_lines()[1].get_label() == "threshold 0.660 (B = 8 less 0.01)"
+    assert ax.get_lines()[1].get_label() == "threshold 0.660 (B = 8 minus 0.01)"
 
 
 def test_a_long_name_is_shortened_in_its_middle():
-    assert plots.mode_label("a" * 32) == "a" * 32
-    first, second = (plots.mode_label(f"my_experiment_with_a_{'long_' * 10}name_{end}") for end in (1, 2))
+    names = ["a" * 32, *(f"my_experiment_with_a_{'long_' * 10}name_{end}" for end in (1, 2))]
+    found = findings.analyse(Study.of(table(*[(name, 8, 0, [0.5]) for name in names])))
+    _, ax = plt.subplots()
+    plots.against_batch_size(ax, found, "accuracy")
+    whole, first, second = drawn(ax)
+    assert whole == "a" * 32
     assert first == "my_experiment_w…long_long_name_1"
-    assert second.endswith("_2")
-    assert plots.mode_label("scaled_lr") == "linearly scaled rate"
+    assert second == "my_experiment_w…long_long_name_2"
 
 
 def test_modes_are_told_apart_everywhere():
@@ -76,8 +101,8 @@ def test_modes_are_told_apart_everywhere():
 
 def test_nothing_to_show():
     _, (left, right) = plt.subplots(1, 2)
-    plots.against_batch_size(left, tables.over_seeds(NOTHING, "running_time"), "running_time")
-    plots.against_epoch(right, tables.over_seeds(NOTHING, "accuracy", by=("batch_size", "epoch")), "accuracy")
+    plots.against_batch_size(left, findings.analyse(NOTHING), "running_time")
+    plots.against_epoch(right, NOTHING.epochs, "accuracy")
     left.figure.canvas.draw()
     assert (texts(left), texts(right)) == (["no finished runs"], ["no runs"])
     for axis in (left.xaxis, left.yaxis, right.xaxis, right.yaxis):
@@ -86,32 +111,65 @@ def test_nothing_to_show():
 
 def test_the_interval_of_one_batch_size_is_a_bar():
     _, ax = plt.subplots()
-    one = STUDY[STUDY["batch_size"] == 8]
-    plots.against_batch_size(ax, tables.over_seeds(tables.final(one), "accuracy"), "accuracy")
+    plots.against_batch_size(ax, findings.analyse(STUDY.where(batch_size=8)), "accuracy")
     assert ax.collections[1].get_segments()[0].tolist() == [[8, 0.66], [8, 0.68]]
 
 
 def test_one_epoch_is_a_point():
     _, ax = plt.subplots()
-    one = table(("mine", 8, 0, [0.5]))
-    plots.against_epoch(ax, tables.over_seeds(one, "accuracy", by=("batch_size", "epoch")), "accuracy")
+    plots.against_epoch(ax, table(("mine", 8, 0, [0.5])), "accuracy")
     assert ax.get_lines()[0].get_marker() == "o"
 
 
 WARM = "gradual_warmup_scaled_lr"
 
 
+NOTHING_FOUND = findings.analyse(NOTHING)
+
+
+def critical(estimate=None, low=None, high=None, steps_min=None, batch_sizes=()) -> CriticalBatchSize:
+    """A fit, as far as figures need it."""
+    return CriticalBatchSize(
+        estimate,
+        low,
+        high,
+        (),
+        steps_min,
+        None,
+        None,
+        batch_sizes,
+        runs=0,
+        right_censored=0,
+        left_censored=0,
+        records=(),
+    )
+
+
 def mode(accuracy=None, updates=None, time=None, *, intervals=(), fit=(None, None, None), noise=None) -> dict:
-    """A mode as in the result of `findings.analyse`, as far as figures need it."""
-    verdicts = {"accuracy": accuracy, "updates": updates, "time": time}
-    open_ended = dict.fromkeys(verdicts, (None, None))
-    return {
-        "breaking_point": verdicts
-        | {"intervals": open_ended | dict(intervals), "reasons": dict.fromkeys(verdicts, "nobody knows")},
-        "critical_batch_size": dict(zip(("estimate", "low", "high"), fit, strict=True)),
-        "noise_scale": noise and dict(zip(("median", "low", "high"), noise, strict=True)) | {"reason": "hidden"},
-        "batch_sizes": [{"batch_size": size} for size in (128, 256, 512)],
+    """What is found out about a mode, as far as figures need it."""
+    sizes, bounds = (accuracy, updates, time), dict(intervals)
+    points = {
+        currency: BreakingPoint(size, *bounds.get(currency, (None, None)), (said("nobody knows"),), ())
+        for currency, size in zip(CURRENCIES, sizes, strict=True)
     }
+    measured = noise and NoiseScale(*noise, runs=1, epochs=3, measured=3 if all(noise) else 2)
+    return {"breaking_points": points, "critical": critical(*fit), "noise_scale": measured}
+
+
+def found_of(modes: dict[str, dict]) -> Findings:
+    """Findings of modes with runs at B = 128, 256 and 512, as far as figures need them."""
+    nothing = pd.DataFrame()
+    study = Study.of(table(*[(name, size, 0, [0.5]) for name in modes for size in (128, 256, 512)]))
+    of_modes = {
+        name: ModeFindings(mode=study.modes[name], losses=nothing, curve=nothing, regimes=nothing, **facts)
+        for name, facts in modes.items()
+    }
+    return dataclasses.replace(NOTHING_FOUND, study=study, modes=of_modes)
+
+
+def reached(study: Study, target: float | None) -> tuple[ToTarget, dict[str, Mode]]:
+    """What `plots.to_target` draws."""
+    return findings.to_target(study, target), study.modes
 
 
 def texts(ax) -> list[str]:
@@ -142,11 +200,11 @@ def test_to_target():
         ("scaled_lr", 128, 0, [0.1, 0.9]), ("scaled_lr", 256, 0, [0.1, 0.2]), ("scaled_lr", 512, 0, [0.1, 0.2])
     )
     failed = [("scaled_lr", 512, 0), ("scaled_lr", 1024, 0)]  # the second in its first epoch
-    runs = tables.to_target(records.assign(updates=10 * records["epoch"]), 0.5, failed)
-    plots.to_target(ax, runs, tables.means_to_target(runs), "updates", 0.5)
+    at, modes = reached(Study.of(records.assign(updates=10 * records["epoch"]), diverged=failed), 0.5)
+    plots.to_target(ax, at, "updates", modes)
     assert drawn(ax)["linearly scaled rate"] == [[128], [pytest.approx(15)]]
-    reached, missed, diverged = (collection.get_offsets().tolist() for collection in ax.collections)
-    assert (reached, missed, diverged) == ([[128, pytest.approx(15)]], [[256, 20]], [[512, 20]])
+    arrived, missed, diverged = (collection.get_offsets().tolist() for collection in ax.collections)
+    assert (arrived, missed, diverged) == ([[128, pytest.approx(15)]], [[256, 20]], [[512, 20]])
     assert len(ax.collections[1].get_facecolors()) == 0
     (at_once,) = [line for line in ax.get_lines() if line.get_transform() == ax.get_xaxis_transform()]
     assert (at_once.get_marker(), at_once.get_xydata().tolist()) == ("x", [[1024, 0]])
@@ -158,20 +216,21 @@ def test_to_target():
 def test_to_target_has_no_line_without_clipping_but_for_crosses():
     """Without points it would reach to the figure's corner, and the layout with it."""
     _, ax = plt.subplots()
-    runs = tables.to_target(table(("scaled_lr", 128, 0, [0.1, 0.9])).assign(updates=[5, 10]), 0.5)
-    plots.to_target(ax, runs, tables.means_to_target(runs), "updates", 0.5)
+    at, modes = reached(Study.of(table(("scaled_lr", 128, 0, [0.1, 0.9])).assign(updates=[5, 10])), 0.5)
+    plots.to_target(ax, at, "updates", modes)
     assert all(line.get_clip_on() for line in ax.get_lines())
 
 
 def test_to_target_says_what_is_missing():
-    runs = tables.to_target(table(("scaled_lr", 128, 0, [0.1, 0.9])), 0.5)  # without updates
-    for rows, target, reason in (
-        (runs, None, "no target: there is no threshold, and none was given"),
-        (runs, 0.5, "not recorded"),
-        (runs.iloc[:0], 0.5, "no runs"),
+    study = Study.of(table(("scaled_lr", 128, 0, [0.1, 0.9])))  # without updates
+    for of, target, reason in (
+        (study, None, "no target: there is no threshold, and none was given"),
+        (study, 0.5, "not recorded"),
+        (NOTHING, 0.5, "no runs"),
     ):
         _, ax = plt.subplots()
-        plots.to_target(ax, rows, tables.means_to_target(rows), "updates", target)
+        at, modes = reached(of, target)
+        plots.to_target(ax, at, "updates", modes)
         assert texts(ax) == [reason]
         assert not ax.get_lines()
         assert not ax.get_title()
@@ -181,45 +240,49 @@ def test_critical_batch_size_is_on_its_curve():
     _, ax = plt.subplots()
     ax.set_xscale("log")
     ax.set_xlim(10, 1000)
-    fit = {"estimate": 100.0, "low": 50.0, "high": 200.0, "steps_min": 7.0, "batch_sizes": [20, 80]}
-    plots.critical_batch_size(ax, "scaled_lr", fit)
+    fit = critical(estimate=100.0, low=50.0, high=200.0, steps_min=7.0, batch_sizes=(20, 80))
+
+    def draw(fit: CriticalBatchSize) -> None:
+        plots.critical_batch_sizes(ax, dataclasses.replace(NOTHING_FOUND.to_target, critical={"scaled_lr": fit}))
+
+    draw(fit)
     curve, marker, _ = ax.get_lines()
     np.testing.assert_allclose(curve.get_ydata(), 7 + 700 / np.array(curve.get_xdata()))
     assert curve.get_xdata()[[0, -1]].tolist() == pytest.approx([20, 1000])
     assert marker.get_xydata().tolist() == [[100, 14]]
     assert ax.collections[0].get_segments()[0].tolist() == [[50, 14], [200, 14]]
     assert ax.get_xlim() == (10, 1000)
-    plots.critical_batch_size(ax, "scaled_lr", fit | {"estimate": None})
-    plots.critical_batch_size(ax, "scaled_lr", fit | {"steps_min": None})
+    draw(dataclasses.replace(fit, estimate=None))
+    draw(dataclasses.replace(fit, steps_min=None))
     assert len(ax.get_lines()) == 3
-    plots.critical_batch_size(ax, "scaled_lr", fit | {"batch_sizes": [200, 800]})  # B_crit is extrapolated
+    draw(dataclasses.replace(fit, batch_sizes=(200, 800)))  # B_crit is extrapolated
     assert ax.get_lines()[3].get_xdata()[0] == pytest.approx(100)
 
 
 def test_effects_in_points():
     _, ax = plt.subplots()
-    rows = [
-        {"batch_size": 128, "difference": 0.02, "low": 0.01, "high": 0.03, "reason": None},
-        {"batch_size": 256, "difference": None, "low": None, "high": None, "reason": "1 pair"},
-        {"batch_size": 512, "difference": 0.04, "low": 0.01, "high": 0.07, "reason": None},
-    ]
-    scaling = {"effect": "scaling", "of": "scaled_lr", "over": "baseline_large", "batch_sizes": rows, "reason": None}
+    rows = pd.DataFrame(
+        [(128, 0.02, 0.01, 0.03, None), (256, np.nan, np.nan, np.nan, said("1 pair")), (512, 0.04, 0.01, 0.07, None)],
+        columns=["batch_size", "difference", "low", "high", "reason"],
+    )
+    scaling = Effect("scaling", MODES["scaled_lr"], MODES["baseline_large"], rows, None)
+    nothing = dataclasses.replace(scaling, differences=rows.iloc[:0], reason=said("no pair"))
     plots.effects(ax, [scaling])
-    assert drawn(ax)["scaling: linearly scaled rate\nless base rate"] == [[128, 512], [2, 4]]
+    assert drawn(ax)["scaling: linearly scaled rate\nminus base rate"] == [[128, 512], [2, 4]]
     band = ax.collections[0].get_paths()[0].get_extents()
     assert (band.ymin, band.ymax) == (pytest.approx(1), pytest.approx(7))
     _, ax = plt.subplots()
-    plots.effects(ax, [scaling, scaling | {"effect": "warm-up", "batch_sizes": [], "reason": "no pair"}])
+    plots.effects(ax, [scaling, dataclasses.replace(nothing, name="warm-up")])
     assert ax.get_legend().get_texts()[-1].get_text() == "warm-up: no pair"
     _, ax = plt.subplots()
-    plots.effects(ax, [scaling | {"batch_sizes": rows[1:2]}, scaling | {"batch_sizes": [], "reason": "no pair"}])
+    plots.effects(ax, [dataclasses.replace(scaling, differences=rows.iloc[1:2]), nothing])
     assert texts(ax) == ["scaling: 1 pair\nscaling: no pair"]
 
 
 def test_breaking_points():
     _, ax = plt.subplots()
     scaled = mode(256, 128, 512, intervals={"accuracy": (128, 512), "updates": (None, 256)})
-    plots.breaking_points(ax, {"scaled_lr": scaled, "mine": mode(intervals={"updates": (None, 128)})})
+    plots.breaking_points(ax, found_of({"scaled_lr": scaled, "mine": mode(intervals={"updates": (None, 128)})}))
     markers = {(line.get_marker(), *line.get_xydata()[0]) for line in ax.get_lines()}
     left = ax.get_xlim()[0]
     assert markers == {("o", 256, 0), ("s", 128, -1), ("<", left, -1), ("^", 512, -2), ("<", left, -5)}
@@ -234,45 +297,44 @@ def test_breaking_points():
 def test_noise_scales_beside_critical_batch_sizes():
     _, ax = plt.subplots()
     modes = {"scaled_lr": mode(fit=(400, 200, 800), noise=(300, 100, 900)), "mine": mode(noise=(50, 40, 60))}
-    plots.noise_scales(ax, modes)
+    plots.noise_scales(ax, found_of(modes))
     values = [line.get_xdata()[0] for line in ax.get_lines() if len(line.get_xdata())]
     assert values == [400, 300, 50]
     bars = [collection.get_segments()[0][:, 0].tolist() for collection in ax.collections]
     assert bars == [[200, 800], [100, 900], [40, 60]]
-    assert texts(ax) == ["B_crit not determined"]
+    assert texts(ax) == ["B_crit undetermined"]
 
 
 def test_every_second_of_many_powers_of_two_is_named():
     _, ax = plt.subplots()
-    plots.noise_scales(ax, {"mine": mode(noise=(900, 4, 1_000_000))})
+    plots.noise_scales(ax, found_of({"mine": mode(noise=(900, 4, 1_000_000))}))
     assert [text.get_text() for text in ax.get_xticklabels()] == [str(4**power) for power in range(1, 11)]
 
 
 def test_noise_scales_that_are_not_measurable_or_not_measured():
     _, ax = plt.subplots()
     modes = {"scaled_lr": mode(noise=(50, 40, None)), "mine": mode(noise=(None, 40, None)), "none": mode()}
-    plots.noise_scales(ax, modes)
+    plots.noise_scales(ax, found_of(modes))
     end = ax.get_xlim()[1]
     bars = [collection.get_segments()[0][:, 0].tolist() for collection in ax.collections]
     assert bars == [[40, end], [40, end]]
     markers = [(line.get_marker(), line.get_xdata()[0]) for line in ax.get_lines() if len(line.get_xdata())]
     assert markers == [(">", end), ("^", 50), (">", end)]
-    missing = "B_crit not determined"
-    assert texts(ax) == [missing, missing, "noise scale hidden", missing, "noise scale not measured"]
+    missing, hidden = "B_crit undetermined", "noise scale not measurable in 1 of 3 epochs"
+    assert texts(ax) == [missing, missing, hidden, missing, "noise scale not measured"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["gradient noise scale"]
 
 
 def test_frontier_joins_and_names_what_is_worth_choosing():
     _, ax = plt.subplots()
     rows = [
-        {"experiment": name, "batch_size": size, "running_time": time, "accuracy": accuracy, "dominated": dominated}
-        for name, size, time, accuracy, dominated in [
-            ("scaled_lr", 512, 1.0, 0.5, False),
-            ("scaled_lr", 256, 2.0, 0.4, True),
-            ("baseline_large", 128, 10.0, 0.7, False),
-        ]
+        ("scaled_lr", 512, 1.0, 0.5, False),
+        ("scaled_lr", 256, 2.0, 0.4, True),
+        ("baseline_large", 128, 10.0, 0.7, False),
     ]
-    plots.frontier(ax, rows)
+    table = pd.DataFrame(rows, columns=["experiment", "batch_size", "running_time", "accuracy", "dominated"])
+    found = found_of({"baseline_large": mode(), "scaled_lr": mode()})
+    plots.frontier(ax, dataclasses.replace(found, frontier=table))
     assert sorted(texts(ax)) == ["128", "512"]
     line = next(line for line in ax.get_lines() if line.get_color() == "0.6")
     assert line.get_xydata().tolist() == [[1.0, 0.5], [10.0, 0.7]]
@@ -282,18 +344,16 @@ def test_frontier_joins_and_names_what_is_worth_choosing():
 @pytest.mark.parametrize("case", LITTLE)
 def test_little_to_show(case):
     """No warning, no error, and a word where there is nothing."""
-    records, _ = LITTLE[case]
-    result = findings.analyse(records, target=synthetic.TARGET)
-    runs = tables.to_target(records, synthetic.TARGET)
+    study, _ = LITTLE[case]
+    found = findings.analyse(study, target=synthetic.TARGET)
     figure, axes = plt.subplots(2, 3, figsize=(15, 8), layout="constrained")
-    plots.to_target(axes[0, 0], runs, tables.means_to_target(runs), "updates", synthetic.TARGET)
-    for name, found in result["modes"].items():
-        plots.critical_batch_size(axes[0, 0], name, found["critical_batch_size"], result["modes"])
-    plots.to_target(axes[0, 1], runs, tables.means_to_target(runs), "running_time", None)
-    plots.effects(axes[0, 2], result["effects"])
-    plots.breaking_points(axes[1, 0], result["modes"])
-    plots.noise_scales(axes[1, 1], result["modes"])
-    plots.frontier(axes[1, 2], result["frontier"])
+    plots.to_target(axes[0, 0], found.to_target, "updates", found.study.modes)
+    plots.critical_batch_sizes(axes[0, 0], found.to_target)
+    plots.to_target(axes[0, 1], findings.to_target(study, None), "running_time", found.study.modes)
+    plots.effects(axes[0, 2], found.effects)
+    plots.breaking_points(axes[1, 0], found)
+    plots.noise_scales(axes[1, 1], found)
+    plots.frontier(axes[1, 2], found)
     figure.canvas.draw()
     for ax in axes.flat:
         assert ax.get_lines() or ax.collections or texts(ax)
@@ -317,6 +377,6 @@ def test_image_grid_of_a_class_without_images():
 def test_save_writes_for_screen_and_page(tmp_path):
     figure, ax = plt.subplots()
     ax.plot(pd.Series([1, 2]))
-    plots.save(figure, tmp_path, "name")
+    figures.save(figure, tmp_path, "name")
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["name.png", "name.svg"]
     assert (tmp_path / "figures" / "name.png").read_bytes().startswith(b"\x89PNG")

@@ -16,23 +16,24 @@ from test_cli import run
 from test_findings import LITTLE
 
 from batchscale import cli
-from batchscale.analysis import findings, plots
+from batchscale.analysis import findings, json_object, plots
 from batchscale.analysis.projection import (
     INTERCONNECTS,
     Interconnect,
     best_batch_sizes,
     compute_seconds,
     fit_interconnect,
-    of_sidecars,
     project,
     ring_allreduce_seconds,
     seconds_per_update,
-    text,
     times_to_target,
 )
+from batchscale.analysis.terminal import projection_text
+from batchscale.records.study import Study
 from batchscale.training import allreduce
 
-STUDY = synthetic.study()
+EPOCHS = synthetic.study()
+STUDY = Study.of(EPOCHS)
 STEPS = pd.Series({2: 0.00404, 8: 0.00416, 1024: 0.02448})  # 4 ms and 20 µs an image, as in synthetic
 NONE = INTERCONNECTS["none"]
 workers = st.integers(1, 10_000)
@@ -125,8 +126,8 @@ def test_seconds_per_update_are_medians():
     records["updates"] = [10, 20, 30, 10, 20, 5, np.nan]
     records["epoch_time"] = [9.0, 1.0, 2.0, 1.0, 3.0, np.nan, 1.0]
     assert seconds_per_update(records).to_dict() == {8: 0.2}  # of 0.9 0.1 0.2 0.1 0.3
-    assert seconds_per_update(STUDY)[128] == pytest.approx(0.004 + 128 * 0.00002)
-    assert seconds_per_update(NOTHING).empty
+    assert seconds_per_update(EPOCHS)[128] == pytest.approx(0.004 + 128 * 0.00002)
+    assert seconds_per_update(NOTHING.epochs).empty
 
 
 def test_compute_seconds():
@@ -170,14 +171,20 @@ def test_without_overhead_and_exchange_scaling_is_perfect():
     assert best["seconds"].tolist() == pytest.approx([7 * 102.4 / 2**power for power in range(11)])
 
 
+def result_of(study: Study | pd.DataFrame, **options) -> dict:
+    """A projection as JSON has it."""
+    study = Study.of(study) if isinstance(study, pd.DataFrame) else study
+    return json_object.projection_object(project(study, **options))
+
+
 @pytest.fixture(scope="module")
 def known() -> dict:
-    return project(STUDY, gradient_bytes=4 * 50_000, target=synthetic.TARGET)
+    return result_of(STUDY, parameters=50_000, target=synthetic.TARGET)
 
 
 def test_one_worker_takes_what_was_recorded(known):
     """Whatever the interconnect; and the time of the best batch size is that of the records themselves."""
-    measured = findings.analyse(STUDY, target=synthetic.TARGET)["modes"]
+    measured = json_object.json_object(findings.analyse(STUDY, target=synthetic.TARGET))["modes"]
     for name, mode in known["modes"].items():
         first = {label: found["workers"][0]["seconds"] for label, found in mode["interconnects"].items()}
         assert len(set(first.values())) == 1
@@ -208,54 +215,95 @@ def test_points_at_which_more_workers_stop_paying(known):
 
 
 def test_a_curve_that_pays_to_its_end_says_so():
-    records = STUDY[STUDY["batch_size"].isin([8, 32, 128])].assign(epoch_time=lambda rows: 50_000 * 1e-5)
-    found = project(records, gradient_bytes=0, target=synthetic.TARGET)["modes"]["scaled_lr"]["interconnects"]["none"]
+    records = EPOCHS[EPOCHS["batch_size"].isin([8, 32, 128])].assign(epoch_time=lambda rows: 50_000 * 1e-5)
+    result = result_of(records, parameters=0, target=synthetic.TARGET)
+    found = result["modes"]["scaled_lr"]["interconnects"]["none"]
     assert (found["pays_up_to"], found["fastest"]) == (128, 128)
     assert found["reason"] == (
-        "128, the most that the batch sizes allow, pay still; fewer images a worker than the smallest recorded "
-        "minibatch, 8: extrapolated"
+        "128 workers, the most that the batch sizes allow, still pay; extrapolated: workers have fewer images than the "
+        "smallest recorded minibatch, 8"
     )
 
 
 def test_times_that_are_upper_bounds():
     slow = synthetic.run("mine", 64, 0, steps=300, final=0.76, epochs=5)  # reached in the first of 781 updates
     other = synthetic.run("mine", 32, 0, steps=9000, final=0.76, epochs=12)
-    mode = project(pd.concat([slow, other]), gradient_bytes=4, target=0.7)["modes"]["mine"]
+    mode = result_of(pd.concat([slow, other]), parameters=1, target=0.7)["modes"]["mine"]
     assert [row["upper_bound"] for row in mode["batch_sizes"]] == [False, True]
     assert mode["batch_sizes"][1]["updates"] == pytest.approx(781)
-    assert "at B = 64 the target is reached within the first epoch" in mode["interconnects"]["fast"]["reason"]
+    assert "at 64 the target is reached within the first epoch" in mode["interconnects"]["fast"]["reason"]
 
 
 def test_runs_of_several_workers_are_not_timed():
-    twice = STUDY.assign(epoch_time=STUDY["epoch_time"] * np.where(STUDY["seed"] == 2, 0.5, 1))
-    untimed = [(name, int(size), 2) for name, size in {*zip(STUDY["experiment"], STUDY["batch_size"], strict=True)}]
-    found = project(twice, gradient_bytes=4, untimed=untimed)["seconds_per_update"]
-    assert found == project(STUDY, gradient_bytes=4)["seconds_per_update"]
-    sidecar = {"experiment": {"name": "mine", "batch_size": 8, "seed": 0}, "parameters": 7, "device": {"type": "cpu"}}
-    alone = {"parameters": 7, "untimed": [], "remarks": []}
-    assert of_sidecars([]) == alone | {"parameters": None}
-    assert of_sidecars([sidecar, sidecar | {"workers": 1}]) == alone
-    assert of_sidecars([sidecar, sidecar | {"workers": 2}]) == alone | {"untimed": [("mine", 8, 0)]}
-    mixed = of_sidecars([sidecar, sidecar | {"parameters": 5, "device": {"type": "cuda"}}])
-    assert mixed["parameters"] is None
-    assert [remark.split(";")[0] for remark in mixed["remarks"]] == [
-        "the runs are of networks with 5 and 7 parameters",
-        "the runs were trained by different devices or numbers of threads",
+    is_shared = EPOCHS["seed"] == 2
+    twice = EPOCHS.assign(epoch_time=EPOCHS["epoch_time"] * np.where(is_shared, 0.5, 1))
+    sidecars = synthetic.sidecars(EPOCHS, parameters=7, device=CPU)
+    for sidecar in sidecars:
+        if sidecar["experiment"]["seed"] == 2:
+            sidecar["workers"] = 2
+    found = project(Study.of(twice, sidecars=sidecars))
+    expected = project(STUDY, parameters=7)
+    pd.testing.assert_series_equal(found.seconds_per_update, expected.seconds_per_update)
+    assert found.gradient_bytes == expected.gradient_bytes == 28
+    assert found.remarks == ()
+    # Also where most runs are of several workers.
+    for sidecar in sidecars:
+        sidecar["workers"] = 2 if sidecar["experiment"]["seed"] else 1
+    shared = EPOCHS.assign(epoch_time=EPOCHS["epoch_time"] * np.where(EPOCHS["seed"] > 0, 0.5, 1))
+    found = project(Study.of(shared, sidecars=sidecars)).seconds_per_update
+    pd.testing.assert_series_equal(found, expected.seconds_per_update)
+
+
+CPU, GPU = ({"type": kind, "name": f"a {kind}", "threads": threads} for kind, threads in (("cpu", 1), ("cuda", 16)))
+
+
+def test_times_of_the_commonest_device_count():
+    """That of seeds 0 and 1; the other one, which is ten times as fast, is named."""
+    sidecars = synthetic.sidecars(EPOCHS, parameters=7, device=CPU)
+    for sidecar in sidecars:
+        if sidecar["experiment"]["seed"] == 2:
+            sidecar["device"] = GPU
+    mixed = EPOCHS.assign(epoch_time=EPOCHS["epoch_time"] * np.where(EPOCHS["seed"] == 2, 0.1, 1))
+    few = mixed["epoch"] <= np.where(mixed["seed"] == 2, 30, 5)  # though most epochs are the other's
+    mixed, usual = (epochs[few] for epochs in (mixed, EPOCHS))
+    found = project(Study.of(mixed, sidecars=sidecars))
+    expected = project(Study.of(usual[usual["seed"] < 2]), parameters=7)
+    pd.testing.assert_series_equal(found.seconds_per_update, expected.seconds_per_update)
+    assert [str(remark) for remark in found.remarks] == [
+        "the runs were trained on different devices or numbers of threads; the commonest one counts"
     ]
 
 
-FEW = {case: records for case, (records, _) in LITTLE.items()} | {
-    "no times": STUDY.assign(epoch_time=np.nan),
-    "no updates": STUDY.assign(updates=np.nan),
-    "nothing reaches it": STUDY.assign(accuracy=STUDY["accuracy"] / 2),
+def test_parameters_are_those_of_the_sidecars():
+    records = EPOCHS[EPOCHS["batch_size"] == 8]
+    sidecars = synthetic.sidecars(records, device=CPU)
+    assert project(Study.of(records, sidecars=sidecars)).gradient_bytes is None
+    sidecars[0]["parameters"] = 7
+    found = project(Study.of(records, sidecars=sidecars), target=0.7)
+    assert (found.gradient_bytes, [remark.kind for remark in found.remarks]) == (28, ["no large records"])
+    assert project(Study.of(records, sidecars=sidecars), parameters=9).gradient_bytes == 36
+    sidecars[1]["parameters"] = 5
+    found = project(Study.of(records, sidecars=sidecars), target=0.7)
+    assert found.gradient_bytes is None
+    assert [str(remark) for remark in found.remarks] == [
+        "there are no records of large minibatches",
+        "the runs are of networks with 5 and 7 parameters; put each network in a folder of its own",
+    ]
+
+
+FEW = {case: study for case, (study, _) in LITTLE.items()} | {
+    "no times": Study.of(EPOCHS.assign(epoch_time=np.nan)),
+    "no updates": Study.of(EPOCHS.assign(updates=np.nan)),
+    "nothing reaches it": Study.of(EPOCHS.assign(accuracy=EPOCHS["accuracy"] / 2)),
 }
 
 
-@pytest.mark.parametrize("size", [None, 4e6])
+@pytest.mark.parametrize("size", [None, 1_000_000])
 @pytest.mark.parametrize("case", FEW)
 def test_what_is_missing_is_null_with_a_reason(case, size):
     for target in (None, synthetic.TARGET):
-        result = project(FEW[case], gradient_bytes=size, target=target)
+        projection = project(FEW[case], parameters=size, target=target)
+        result = json_object.projection_object(projection)
         json.dumps(result, allow_nan=False)
         for mode in result["modes"].values():
             for label, found in mode["interconnects"].items():
@@ -265,31 +313,32 @@ def test_what_is_missing_is_null_with_a_reason(case, size):
                 assert bool(found["workers"]) == (found["pays_up_to"] is not None)
         assert result["modes"] or result["missing"]
         for width in (60, 80):
-            assert max(len(line) for line in text(result, width).splitlines()) <= max(width, 70)
+            assert max(len(line) for line in projection_text(projection, width).splitlines()) <= max(width, 70)
         figure = Figure()
-        for name, mode in (result["modes"] or {"": None}).items():
+        for mode in projection.modes.values() or [None]:
             ax = figure.add_subplot()
-            plots.projection(ax, name, mode, result["modes"])
+            plots.projection(ax, mode, projection.modes)
             assert ax.get_lines() or ax.texts
         figure.draw_without_rendering()
 
 
 def test_what_is_missing_is_named():
-    def reason(case: str, size=4e6, label="ethernet", target=synthetic.TARGET):
-        return project(FEW[case], gradient_bytes=size, target=target)["modes"]["baseline_large"]["interconnects"][
-            label
-        ]["reason"]
+    def reason(case: str, size=1_000_000, label="ethernet", target=synthetic.TARGET):
+        result = result_of(FEW[case], parameters=size, target=target)
+        return result["modes"]["baseline_large"]["interconnects"][label]["reason"]
 
     assert reason("no times") == "the time of an update is recorded at 0 batch sizes; two are needed"
-    assert reason("nothing reaches it") == "at no batch size with updates on record does every run reach the target"
+    assert reason("nothing reaches it") == "at no batch size with recorded updates does every run reach the target"
     assert reason("no small runs", target=None) == "no target: there is no threshold, and none was given"
-    assert reason("one mode missing", size=None) == "the number of parameters is not known; give it"
-    assert project(NOTHING, gradient_bytes=4)["missing"][0] == "there are no records of large minibatches"
+    assert reason("one mode missing", size=None) == "the number of parameters is not recorded; give --parameters"
+    assert result_of(NOTHING, parameters=1)["missing"][0] == "there are no records of large minibatches"
 
 
 def test_figure_shows_curves_and_where_they_stop(known):
     ax = Figure().add_subplot()
-    plots.projection(ax, "scaled_lr", known["modes"]["scaled_lr"], known["modes"])
+    drawn = project(STUDY, parameters=50_000, target=synthetic.TARGET).modes
+    plots.projection(ax, drawn["scaled_lr"], drawn)
+    assert ax.get_title() == "linearly scaled rate"
     found = known["modes"]["scaled_lr"]["interconnects"]
     lines = {line.get_label(): line for line in ax.get_lines()}
     for label, dashes in (("ethernet", "-"), ("fast", "--"), ("none", "-.")):
@@ -313,7 +362,7 @@ def test_figure_shows_curves_and_where_they_stop(known):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("records")
-    for (name, size, seed), rows in STUDY.groupby(["experiment", "batch_size", "seed"]):
+    for (name, size, seed), rows in EPOCHS.groupby(["experiment", "batch_size", "seed"]):
         rows.to_csv(path / f"{name}_bs{size}_seed{seed}.csv", index=False)
     experiment = {"name": "scaled_lr", "batch_size": 128, "seed": 0}
     (path / "scaled_lr_bs128_seed0.json").write_text(
@@ -375,6 +424,6 @@ def test_command_on_an_empty_folder(tmp_path, capsys):
     assert cli.main(["project", str(tmp_path), "--figure", str(tmp_path / "figure.svg")]) == 0  # nothing is measured
     said = capsys.readouterr().out.splitlines()
     assert said[-2:] == [
-        "Missing: there are no records of large minibatches",
-        "Missing: no target: there is no threshold, and none was given",
+        "Note: there are no records of large minibatches",
+        "Note: no target: there is no threshold, and none was given",
     ]

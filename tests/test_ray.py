@@ -103,14 +103,15 @@ class Sweep:
 @needs_ray
 def test_a_node_is_killed_and_its_run_goes_on_elsewhere(nodes, whole, tmp_path):
     data = tmp_path / "data"
-    sweep = Sweep(nodes, tmp_path, *SWEEP, "--gpus-per-run", "1", "--save-seconds", "0")
+    flags = ["--data-dir", "data", "--gpus-per-run", "1", "--save-seconds", "0"]
+    sweep = Sweep(nodes, tmp_path, *SWEEP, *flags)
     sweep.wait_for(lambda: len(sweep.epochs()) >= 2)
     nodes.remove_node(*nodes.worker_nodes, allow_graceful=False)
     assert not Record(tiny([4], **AS_SWEEP)[0], data).trained
     assert list(data.glob("*.ckpt"))
     nodes.add_node(num_cpus=1, num_gpus=1)
     assert sweep.ended() == 0, sweep.said()
-    assert "baseline_small B=4 seed 0: its node or process died; another goes on from what was saved" in sweep.said()
+    assert "baseline_small B=4 seed 0: its node or process died; another one continues from the last save" in sweep.said()
     assert len(sweep.epochs()) == len(set(sweep.epochs()))  # none was trained again
     assert_same_records(data, whole)
     assert {path.suffix for path in data.iterdir()} == {".csv", ".json"}
@@ -125,7 +126,7 @@ def test_nodes_that_do_not_see_the_folder(nodes, whole, tmp_path):
     assert not list((tmp_path / "data").glob("*.csv"))
     sweep.process.send_signal(signal.SIGINT)
     assert sweep.ended() == 130
-    assert sweep.said().endswith("stopped; everything is saved: start again to go on\n")
+    assert sweep.said().endswith("stopped; everything is saved: run again to continue\n")
     assert list((tmp_path / "data").glob("*.ckpt"))
     sweep = Sweep(nodes, tmp_path, *SWEEP, *own)
     assert sweep.ended() == 0, sweep.said()
@@ -150,7 +151,7 @@ def test_runs_that_fail_do_not_end_the_sweep(nodes, tmp_path, monkeypatch, capsy
     assert re.fullmatch(expected, failed)
     assert killed.startswith(f"{kills}: its node or process died 2 times (")
     said = capsys.readouterr().out
-    assert said.count(f"{kills}: its node or process died; another goes on from what was saved\n") == 1
+    assert said.count(f"{kills}: its node or process died; another one continues from the last save\n") == 1
     assert said.count(": failed, ") == 2
     assert f"/3] {good}: complete, 2 epochs" in said
     assert Record(good, tmp_path / "data").finished
@@ -188,4 +189,4 @@ def test_ray_in_a_folder_with_a_space(monkeypatch):
     monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(sys, "executable", "/home/me/my work/.venv/bin/python")
     with pytest.raises(UserError, match=r"/home/me/my work/\.venv/bin/python has a space in its path; install"):
-        ray_cluster.require(workers=1, gpus_per_run=0, cores_per_run=1, scratch=None)
+        ray_cluster.require()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from dataclasses import astuple
 
 import pandas as pd
@@ -11,11 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchscale import records
 from batchscale.epoch import COLUMNS, Epoch
 from batchscale.errors import UserError
 from batchscale.experiment import Experiment
 from batchscale.records.files import temporary_of
+from batchscale.records.format import FORMAT
 from batchscale.records.record import Record
 from batchscale.records.tables import digest, load, read_csv, sidecars, to_csv
 
@@ -47,13 +48,13 @@ def experiment(**fields) -> Experiment:
 
 
 def keep(folder, rows, status="complete", parameters=None, **fields) -> Record:
-    keeper = Record(experiment(**fields), folder)
-    keeper.start(parameters=parameters)
+    record = Record(experiment(**fields), folder)
+    record.start(parameters=parameters)
     for each in rows:
-        keeper.add(each, {"updates": each.updates})
+        record.add(each, {"updates": each.updates})
     if status != "running":
-        keeper.finish(status)
-    return keeper
+        record.finish(status)
+    return record
 
 
 def same(ours: Epoch, theirs: Epoch) -> bool:
@@ -107,14 +108,14 @@ def any_csv(tmp_path_factory):
     return tmp_path_factory.mktemp("csv") / "any.csv"
 
 
-def records_in(path) -> list[Epoch]:
-    return [Epoch(**values) for values in read_csv(path).to_dict("records")]
+def epochs_in(path) -> list[Epoch]:
+    return [Epoch.of(values) for values in read_csv(path).to_dict("records")]
 
 
 @given(rows=runs())
 def test_reads_back_exactly(any_csv, rows):
     any_csv.write_text(to_csv(rows), encoding="utf-8")
-    read = records_in(any_csv)
+    read = epochs_in(any_csv)
     assert len(read) == len(rows)
     assert all(same(ours, theirs) for ours, theirs in zip(read, rows, strict=True))
 
@@ -128,7 +129,7 @@ def test_a_prefix_of_a_csv_gives_whole_rows_or_is_refused(any_csv, rows, cut):
     for length in {*ends, *(end - 1 for end in ends), int(cut * len(content))}:
         any_csv.write_bytes(content[:length])
         if length in ends:
-            read = records_in(any_csv)
+            read = epochs_in(any_csv)
             assert len(read) == ends.index(length)
             assert all(same(ours, theirs) for ours, theirs in zip(read, rows, strict=False))
         else:
@@ -200,8 +201,8 @@ def test_nothing_there(tmp_path):
 
 
 def test_sidecar_holds_the_experiment(tmp_path):
-    keeper = Record(experiment(), tmp_path)
-    keeper.start(parameters=7)
+    record = Record(experiment(), tmp_path)
+    record.start(parameters=7)
     sidecar = json.loads((tmp_path / "baseline_small_bs8_seed0.json").read_text())
     assert sidecar["status"] == "running"
     assert Experiment(**sidecar["experiment"]) == experiment()
@@ -213,7 +214,7 @@ def test_another_experiment_under_the_same_name_is_refused(tmp_path):
     keep(tmp_path, [row()])
     with pytest.raises(UserError) as refused:
         Record(experiment(base_lr=0.02, width=0.5), tmp_path)
-    assert "base_lr is 0.002 there but 0.02 was asked for, width is 1.0 there but 0.5 was" in str(refused.value)
+    assert "base_lr is 0.002 there but 0.02 was asked for, width is 0.25 there but 0.5 was" in str(refused.value)
     Record(experiment(epochs=50, device="cpu"), tmp_path)  # the same run, longer or elsewhere
 
 
@@ -232,20 +233,20 @@ def test_what_is_finished(tmp_path):
 
 def test_killed_between_the_last_row_and_the_status(tmp_path):
     keep(tmp_path, [row(1), row(2), row(3)], "running")
-    keeper = Record(experiment(), tmp_path)
-    assert not keeper.finished
-    assert keeper.resume() == {"updates": 561}
-    keeper.start()
-    keeper.finish("complete")
+    record = Record(experiment(), tmp_path)
+    assert not record.finished
+    assert record.resume() == {"updates": 561}
+    record.start()
+    record.finish("complete")
     assert Record(experiment(), tmp_path).finished
     assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".csv", ".json"]
 
 
 def test_killed_between_checkpoint_and_csv(tmp_path):
     """The checkpoint is one row ahead: the row comes from there."""
-    keeper = keep(tmp_path, [row(1)], "running")
-    keeper.rows.append(row(2))
-    keeper.save_state({"updates": 374})
+    record = keep(tmp_path, [row(1)], "running")
+    record.rows.append(row(2))
+    record.save_state({"updates": 374})
     again = Record(experiment(), tmp_path)
     assert len(again.rows) == 1
     assert again.resume() == {"updates": 374}
@@ -255,22 +256,159 @@ def test_killed_between_checkpoint_and_csv(tmp_path):
 def test_rows_stay_while_a_longer_run_passes_them_again(tmp_path):
     keep(tmp_path, [row(1), row(2), row(3)])
     before = (tmp_path / "baseline_small_bs8_seed0.csv").read_bytes()
-    keeper = Record(experiment(epochs=4), tmp_path)
-    assert keeper.resume() is None  # the checkpoint went when it was complete
-    keeper.start()
+    record = Record(experiment(epochs=4), tmp_path)
+    notice = (
+        "the record is complete at 3 epochs, but its last state was not kept; training starts again from epoch 1, "
+        "and the CSV recorded so far is kept as baseline_small_bs8_seed0.csv.replaced"
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(notice)}$"):
+        assert record.resume() is None
+    assert record.resume() is None  # said once
+    record.start()
     for epoch in (1, 2):
-        keeper.add(row(epoch, running_time=99.0), {})
+        record.add(row(epoch, running_time=99.0), {})
     assert (tmp_path / "baseline_small_bs8_seed0.csv").read_bytes() == before
     for epoch in (3, 4):
-        keeper.add(row(epoch, running_time=99.0), {})
+        record.add(row(epoch, running_time=99.0), {})
     assert load(tmp_path)["running_time"].tolist() == [99.0] * 4
+    assert (tmp_path / "baseline_small_bs8_seed0.csv.replaced").read_bytes() == before
+    assert json.loads((tmp_path / "baseline_small_bs8_seed0.json.replaced").read_text())["experiment"]["epochs"] == 3
+
+
+def test_nothing_that_was_replaced_is_overwritten(tmp_path):
+    """Killed before the first save and started again, it is the same copy; the next time it is another one."""
+    keep(tmp_path, [row(1)], epochs=1)
+    contents = {}
+    for epochs, suffix in ((2, ""), (3, "2")):
+        contents[f"baseline_small_bs8_seed0.csv.replaced{suffix}"] = Record(
+            experiment(epochs=1), tmp_path
+        ).csv.read_bytes()
+        for _ in range(2):
+            record = Record(experiment(epochs=epochs), tmp_path)
+            with pytest.warns(UserWarning, match=f"is kept as {record.csv.name}.replaced{suffix}$"):
+                assert record.resume() is None
+            record.start()
+        for epoch in range(1, epochs + 1):
+            record.add(row(epoch, running_time=float(epochs)), {"updates": 187 * epoch})
+        record.finish("complete")
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.csv.replaced*")} == contents
+    assert {path.name for path in record.files if "json.replaced" in path.name} == {
+        "baseline_small_bs8_seed0.json.replaced",
+        "baseline_small_bs8_seed0.json.replaced2",
+    }
+
+
+def longer(folder, epochs: int, keep_state: bool = True) -> Record:
+    """Train one epoch after another from the recorded state, without a notice, and close the record."""
+    record = Record(experiment(epochs=epochs), folder)
+    record.resume()
+    record.start()
+    for epoch in range(len(record.rows) + 1, epochs + 1):
+        record.add(row(epoch), {"updates": 187 * epoch})
+    record.finish("complete", keep_state=keep_state)
+    return Record(experiment(epochs=epochs), folder)
+
+
+def test_a_kept_state_is_gone_on_from(tmp_path):
+    record = longer(tmp_path, 2)
+    assert record.finished
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "baseline_small_bs8_seed0.csv",
+        "baseline_small_bs8_seed0.final.ckpt",
+        "baseline_small_bs8_seed0.json",
+    ]
+    assert not Record(experiment(epochs=4), tmp_path).finished
+    assert Record(experiment(epochs=4), tmp_path).updates_kept() == 374
+    assert len(longer(tmp_path, 4, keep_state=False).rows) == 4  # once kept, it is kept up to date
+    assert longer(tmp_path, 5).finished
+    assert not list(tmp_path.glob("*replaced*"))
+    before = record.csv.read_bytes()
+    longer(tmp_path / "whole", 5, keep_state=False)
+    assert before == (tmp_path / "whole" / record.csv.name).read_bytes()
+    assert not list((tmp_path / "whole").glob("*.ckpt*"))
+
+
+@pytest.mark.parametrize("epochs", [3, 5])
+def test_killed_before_the_last_state_was_kept(tmp_path, epochs):
+    """The status is written and the checkpoint has its old name: it is kept by whoever goes on or closes the record."""
+    keep(tmp_path, [row(1), row(2), row(3)])
+    keep(tmp_path / "b", [row(1), row(2), row(3)], "running")
+    record = Record(experiment(), tmp_path)
+    (tmp_path / "b" / record.checkpoint.name).rename(record.checkpoint)
+    assert not Record(experiment(), tmp_path).finished
+    if epochs == 3:
+        Record(experiment(), tmp_path).finish(keep_state=True)
+    assert Record(experiment(epochs=5), tmp_path).updates_kept() == 561
+    assert len(longer(tmp_path, 5).rows) == 5
+
+
+def test_a_state_of_fewer_epochs_is_not_kept_as_the_last(tmp_path):
+    record = longer(tmp_path, 3)
+    kept = record.final.read_bytes()
+    keep(tmp_path / "b", [row(1)], "running")
+    (tmp_path / "b" / record.checkpoint.name).rename(record.checkpoint)
+    Record(experiment(), tmp_path).finish(keep_state=True)
+    assert Record(experiment(), tmp_path).finished
+    assert record.final.read_bytes() == kept
+
+
+def test_a_damaged_last_state_is_set_aside(tmp_path):
+    record = longer(tmp_path, 2)
+    record.final.write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match=r"cannot be used|complete at 2 epochs, but its last state was not kept"):
+        assert Record(experiment(), tmp_path).resume() is None
+    assert (tmp_path / "baseline_small_bs8_seed0.final.ckpt.unusable").read_bytes() == b"damaged"
+
+
+def without_column(record: Record, column: str) -> None:
+    """Rewrite CSV and checkpoint of a record as if that column had never existed."""
+    csv = pd.read_csv(record.csv).drop(columns=column)
+    record.csv.write_text(csv.to_csv(index=False, lineterminator="\n"))
+    saved = torch.load(record.checkpoint, weights_only=True)
+    for values in saved["rows"]:
+        del values[column]
+    torch.save(saved, record.checkpoint)
+
+
+@pytest.mark.parametrize("column", COLUMNS[7:])
+def test_a_run_begun_before_a_column_existed_goes_on(tmp_path, column):
+    record = keep(tmp_path, [row(1, noise_scale=3.0), row(2, noise_scale=3.0)], "running")
+    without_column(record, column)
+    record.previous.unlink()
+    assert len(longer(tmp_path, 3).rows) == 3
+    values = pd.read_csv(record.csv)[column].tolist()
+    assert all(map(math.isnan, values[:2]))
+    assert list(pd.read_csv(record.csv).columns) == list(COLUMNS)
+    assert [name for name in COLUMNS if pd.read_csv(record.csv)[name].isna().any()] == [
+        name for name in COLUMNS if name in (column, "noise_scale")
+    ]
+
+
+def test_a_column_of_a_later_version_is_not_dropped(tmp_path):
+    record = keep(tmp_path, [row(1)], "running")
+    before = record.csv.read_text()
+    with_column = before.replace("\n", ",surprise\n", 1).replace(",\n", ",,7\n")
+    record.csv.write_text(with_column)
+    with pytest.raises(UserError, match="has columns that this batchscale does not know: surprise; upgrade batchscale"):
+        Record(experiment(), tmp_path)
+    assert Record(experiment(epochs=1), tmp_path).trained  # as a result it stands
+    record.csv.write_text(before)
+    record.previous.unlink(missing_ok=True)
+    saved = torch.load(record.checkpoint, weights_only=True)
+    saved["rows"][0]["surprise"] = 7
+    torch.save(saved, record.checkpoint)
+    with pytest.warns(
+        UserWarning, match=r"cannot be used \(unknown columns: \['surprise'\].*unusable|starts again from"
+    ):
+        assert Record(experiment(), tmp_path).resume() is None
+    assert torch.load(f"{record.checkpoint}.unusable", weights_only=True)["rows"][0]["surprise"] == 7
 
 
 def saved_thrice(folder) -> Record:
     """A run with two rows and a checkpoint after 187, 374 and 400 updates; the last two are there."""
-    keeper = keep(folder, [row(1), row(2)], "running")
-    keeper.save_state({"updates": 400, "weights": torch.arange(1000.0)})
-    return keeper
+    record = keep(folder, [row(1), row(2)], "running")
+    record.save_state({"updates": 400, "weights": torch.arange(1000.0)})
+    return record
 
 
 def damaged(content: bytes, damage: str, folder) -> bytes:
@@ -290,9 +428,9 @@ DAMAGES = ["empty", "torn", "flipped", "foreign", "another experiment"]
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, damage):
-    keeper = saved_thrice(tmp_path)
-    content = damaged(keeper.checkpoint.read_bytes(), damage, tmp_path)
-    keeper.checkpoint.write_bytes(content)
+    record = saved_thrice(tmp_path)
+    content = damaged(record.checkpoint.read_bytes(), damage, tmp_path)
+    record.checkpoint.write_bytes(content)
     again = Record(experiment(), tmp_path)
     with pytest.warns(UserWarning, match=r"cannot be used \(.+\); it is now baseline_small_bs8_seed0.ckpt.unusable"):
         assert again.resume() == {"updates": 374}
@@ -302,19 +440,21 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path, damage):
 
 
 def test_two_damaged_checkpoints_are_both_kept_and_the_rows_stay(tmp_path):
-    keeper = saved_thrice(tmp_path)
-    before = keeper.csv.read_bytes()
-    keeper.checkpoint.write_bytes(b"one")
-    keeper.previous.write_bytes(b"two")
+    record = saved_thrice(tmp_path)
+    before = record.csv.read_bytes()
+    record.checkpoint.write_bytes(b"one")
+    record.previous.write_bytes(b"two")
     again = Record(experiment(), tmp_path)
-    with pytest.warns(UserWarning, match="cannot be used"):
+    starts_again = "the CSV has 2 epochs, but the last usable checkpoint has 0; training starts again from epoch 1"
+    with pytest.warns(UserWarning, match=f"cannot be used|{starts_again}") as said:
         assert again.resume() is None
+    assert len(said) == 3
     again.start()
     again.add(row(1, running_time=99.0), {"updates": 187})
     again.checkpoint.write_bytes(b"three")
-    with pytest.warns(UserWarning, match="unusable2"):
+    with pytest.warns(UserWarning, match=f"unusable2|{starts_again}"):
         assert Record(experiment(), tmp_path).resume() is None
-    assert keeper.csv.read_bytes() == before
+    assert record.csv.read_bytes() == before
     kept = {path.name: path.read_bytes() for path in tmp_path.glob("*unusable*")}
     stem = "baseline_small_bs8_seed0.ckpt"
     assert kept == {
@@ -335,17 +475,17 @@ def equal(ours, theirs) -> bool:
 def test_no_wrong_state_from_a_flipped_bit_or_a_prefix(tmp_path_factory, place, bit, cut):
     """Wherever it is damaged, a checkpoint is refused or gives what was saved (some bytes of a zip mean nothing)."""
     folder = tmp_path_factory.mktemp("flip")
-    keeper = keep(folder, [row(1)], "running")
+    record = keep(folder, [row(1)], "running")
     state = {"updates": 200, "weights": torch.arange(50.0)}
-    keeper.save_state(state)
-    keeper.previous.unlink()
-    content = bytearray(keeper.checkpoint.read_bytes())
+    record.save_state(state)
+    record.previous.unlink()
+    content = bytearray(record.checkpoint.read_bytes())
     offset = int(place * len(content))
     if cut:
         content = content[:offset]
     else:
         content[offset] ^= 1 << bit
-    keeper.checkpoint.write_bytes(content)
+    record.checkpoint.write_bytes(content)
     again = Record(experiment(), folder, notice=lambda text: None)
     resumed = again.resume()
     if resumed is None:
@@ -363,16 +503,16 @@ def test_malicious_checkpoint_does_not_run(tmp_path):
         def __reduce__(self):
             return (pytest.fail, ("the checkpoint ran",))
 
-    keeper = keep(tmp_path, [], "running")
-    torch.save({"format": records.FORMAT, "experiment": {}, "rows": [], "state": Malicious()}, keeper.checkpoint)
+    record = keep(tmp_path, [], "running")
+    torch.save({"format": FORMAT, "experiment": {}, "rows": [], "state": Malicious()}, record.checkpoint)
     with pytest.warns(UserWarning, match="cannot be used"):
         assert Record(experiment(), tmp_path).resume() is None
 
 
 @pytest.mark.parametrize("left", ["checkpoint", "previous"])
 def test_killed_before_the_checkpoints_were_removed(tmp_path, left):
-    keeper = keep(tmp_path, [row(1), row(2), row(3)])
-    getattr(keeper, left).write_bytes(b"left over")
+    record = keep(tmp_path, [row(1), row(2), row(3)])
+    getattr(record, left).write_bytes(b"left over")
     again = Record(experiment(), tmp_path)
     assert again.trained
     assert not again.finished
@@ -382,9 +522,9 @@ def test_killed_before_the_checkpoints_were_removed(tmp_path, left):
 
 
 def test_killed_before_the_status_was_written_and_without_a_checkpoint(tmp_path):
-    keeper = keep(tmp_path, [row(1), row(2), row(3)], "running", parameters=7)
-    keeper.checkpoint.unlink()
-    keeper.previous.unlink()
+    record = keep(tmp_path, [row(1), row(2), row(3)], "running", parameters=7)
+    record.checkpoint.unlink()
+    record.previous.unlink()
     again = Record(experiment(), tmp_path)
     assert again.trained
     assert not again.finished
@@ -394,8 +534,8 @@ def test_killed_before_the_status_was_written_and_without_a_checkpoint(tmp_path)
 
 
 def test_half_written_files_of_a_killed_process_are_cleared(tmp_path):
-    keeper = keep(tmp_path, [row(1)], "running")
-    for path in (*keeper.files, keeper.previous):
+    record = keep(tmp_path, [row(1)], "running")
+    for path in (record.csv, record.checkpoint, record.previous, record.sidecar):
         temporary_of(path).write_bytes(b"half")
     again = Record(experiment(), tmp_path)
     again.resume()
@@ -422,19 +562,19 @@ def test_sidecar_that_is_none(tmp_path, content):
 
 
 def test_every_prefix_of_a_sidecar_is_refused(tmp_path):
-    keeper = keep(tmp_path, [row(1)])
-    content = keeper.sidecar.read_bytes()
+    record = keep(tmp_path, [row(1)])
+    content = record.sidecar.read_bytes()
     for length in range(len(content) - 1):  # the last byte is the end of the last line
-        keeper.sidecar.write_bytes(content[:length])
+        record.sidecar.write_bytes(content[:length])
         with pytest.raises(UserError, match=r"seed0\.json is not the sidecar of a record"):
             Record(experiment(), tmp_path)
 
 
 def test_newer_format_is_not_guessed_at(tmp_path):
-    keeper = keep(tmp_path, [row(1)])
-    sidecar = json.loads(keeper.sidecar.read_text())
-    keeper.sidecar.write_text(json.dumps(sidecar | {"format": 99}))
-    with pytest.raises(UserError, match="has format 99, this batchscale knows 2"):
+    record = keep(tmp_path, [row(1)])
+    sidecar = json.loads(record.sidecar.read_text())
+    record.sidecar.write_text(json.dumps(sidecar | {"format": 99}))
+    with pytest.raises(UserError, match="has format 99, this batchscale reads 2"):
         Record(experiment(), tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The schedule against a table worked out by hand, against torch's own, and against what must always hold."""
+"""The schedule against values computed by hand, torch's schedulers, and its invariants."""
 
 import math
 
@@ -22,12 +22,25 @@ from batchscale.schedules import learning_rate, scaling_factor
         (128, "sqrt", 4),
         (16, "sqrt", math.sqrt(2)),
         (8192, "none", 1),
-        (2, "linear", 1),  # a rule acts only on larger minibatches than the reference
+        (2, "linear", 1),  # a rule acts only on minibatches larger than the reference
         (2, "sqrt", 1),
     ],
 )
 def test_scaling_factor(batch_size, rule, expected):
     assert scaling_factor(batch_size, 8, rule) == pytest.approx(expected, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 8, "linear"), "batch_size is 0 and reference_batch_size is 8; both must be 1 or more"),
+        ((8, 0, "none"), "batch_size is 8 and reference_batch_size is 0; both must be 1 or more"),
+        ((8, 8, "cubic"), "lr_scaling is 'cubic'; it must be one of none, linear, sqrt"),
+    ],
+)
+def test_scaling_factor_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        scaling_factor(*arguments)
 
 
 # η = 0.002, k = 128 (B = 1024, B_ref = 8), T_w = 96 (two epochs of 48 updates)
@@ -92,11 +105,11 @@ def test_gradual_rises_from_base_to_target(base_lr, scale, warmup_updates, updat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"update": -1, "base_lr": 1.0}, "update -1"),
+        ({"update": -1, "base_lr": 1.0}, "update is -1"),
         ({"update": 0, "base_lr": 0.0}, "base_lr is 0.0"),
         ({"update": 0, "base_lr": math.nan}, "base_lr is nan"),
         ({"update": 0, "base_lr": 1.0, "scale": math.inf}, "scale is inf"),
-        ({"update": 0, "base_lr": 1.0, "warmup_updates": -3}, "warmup_updates -3"),
+        ({"update": 0, "base_lr": 1.0, "warmup_updates": -3}, "warmup_updates is -3"),
         ({"update": 0, "base_lr": 1.0, "warmup": "slow"}, "'slow'"),
     ],
 )

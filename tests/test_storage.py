@@ -55,7 +55,7 @@ def test_whatever_fails_one_of_the_two_is_whole(tmp_path, at):
     path, kept = tmp_path / "file", tmp_path / "kept"
     path.write_bytes(b"old")
     with (
-        pytest.raises(SaveError, match=r"file cannot be written \(No space left on device\); .* start again to go on"),
+        pytest.raises(SaveError, match=r"file cannot be written \(No space left on device\); .* run again to continue"),
         faults.at_step(tmp_path, at, faults.disk_full),
     ):
         write_whole(path, b"new", keep=kept)
@@ -228,7 +228,7 @@ def test_a_slow_folder_delays_nobody(folders, copying, monkeypatch):
         copies.request((here / "a.csv",))
     copies.finish(seconds=0.1)
     assert time.monotonic() - started < 5
-    assert f"{there} lacks the newest files (not done after 0.1 s); they are whole in {here}" in said[-1]
+    assert f"{there} lacks the newest files (not finished after 0.1 s); they are intact in {here}" in said[-1]
     release.set()
     copies.finish()
     assert len(written) <= 2  # those that had not begun are one

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,11 +18,11 @@ from test_storage import wait_until
 from batchscale import sweeps
 from batchscale.errors import UserError
 from batchscale.experiment import Experiment
-from batchscale.records import files
+from batchscale.records import files, provenance
 from batchscale.records.files import lock
 from batchscale.records.record import Record
 from batchscale.records.tables import load, read_csv
-from batchscale.sweeps import display, process
+from batchscale.sweeps import display
 from batchscale.sweeps.grid import grid
 from batchscale.training import loop
 from batchscale.training.loop import Training
@@ -78,10 +79,10 @@ def test_the_record_names_the_cpu(monkeypatch, told, name):
                 raise FileNotFoundError
             return told
 
-    monkeypatch.setattr(process, "Path", lambda path: Read())
-    monkeypatch.setattr(process.platform, "processor", str)
-    monkeypatch.setattr(process.platform, "machine", lambda: "arm64")
-    assert process._cpu() == name
+    monkeypatch.setattr(provenance, "Path", lambda path: Read())
+    monkeypatch.setattr(provenance.platform, "processor", str)
+    monkeypatch.setattr(provenance.platform, "machine", lambda: "arm64")
+    assert provenance.cpu() == name
 
 
 def test_only_what_is_missing(tmp_path):
@@ -99,12 +100,92 @@ def test_workers_record_the_same(tmp_path):
     assert not [path for path in (tmp_path / "two").iterdir() if path.name.startswith(".")]
 
 
-def test_more_epochs_extend_the_record(tmp_path):
-    sweeps.run(tiny([64]), data_dir=tmp_path / "short")
-    table = sweeps.run(tiny([64], epochs=4), data_dir=tmp_path / "short")
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """The record of four epochs, trained at once."""
+    folder = tmp_path_factory.mktemp("long")
+    sweeps.run(tiny([64], epochs=4), data_dir=folder)
+    return folder
+
+
+def test_more_epochs_train_again_and_say_so_before(tmp_path, long, capsys, monkeypatch):
+    (path,) = [Record(each, tmp_path).csv for each in tiny([64])]
+    short = sweeps.run(tiny([64]), data_dir=tmp_path)
+    before = path.read_bytes()
+    assert sweeps.pending(tiny([64], epochs=4), tmp_path) == tiny([64], epochs=4)
+    capsys.readouterr()
+    said = []
+    update = Training._update
+    monkeypatch.setattr(
+        Training, "_update", lambda run, indices: said.append(capsys.readouterr().out) or update(run, indices)
+    )
+    table = sweeps.run(tiny([64], epochs=4), data_dir=tmp_path)
+    assert said[0] == (
+        "baseline_small B=64 seed 0: the record is complete at 2 epochs, but its last state was not kept; training "
+        "starts again from epoch 1, and the CSV recorded so far is kept as baseline_small_bs64_seed0.csv.replaced\n"
+    )
+    assert len(said) == 16
     assert table["epoch"].tolist() == [1, 2, 3, 4]
-    sweeps.run(tiny([64], epochs=4), data_dir=tmp_path / "long")
-    assert_same_records(tmp_path / "short", tmp_path / "long")
+    assert_same_records(tmp_path, long)
+    assert path.with_name(f"{path.name}.replaced").read_bytes() == before
+    assert short["running_time"].tolist() != table["running_time"].tolist()[:2]
+    assert sweeps.pending(tiny([64], epochs=4), tmp_path) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_more_epochs_go_on_from_a_kept_state(tmp_path, long, monkeypatch, capsys, workers):
+    experiments = tiny([64]) + tiny([128])[: workers - 1]
+    short = sweeps.run(experiments, data_dir=tmp_path, keep_state=True, workers=workers)
+    final = Record(experiments[0], tmp_path).final
+    assert final.exists()
+    assert sweeps.pending(experiments, tmp_path) == []
+    assert sweeps.pending(tiny([64], epochs=4), tmp_path) == tiny([64], epochs=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "PULSE_SECONDS", 0)
+        update = Training._update
+
+        def update_or_die(run, indices):
+            if run.updates == 10:  # in the third epoch, from the kept state and before the next save
+                raise SystemExit
+            update(run, indices)
+
+        patch.setattr(Training, "_update", update_or_die)
+        with pytest.raises(SystemExit):
+            sweeps.run(tiny([64], epochs=4), data_dir=tmp_path)
+    assert sweeps.recorded(tiny([64], epochs=4), tmp_path)["epoch"].tolist() == [1, 2]
+    resumed = counted_updates(monkeypatch)
+    table = sweeps.run(tiny([64], epochs=4), data_dir=tmp_path)
+    assert resumed == [*range(8, 16)]
+    assert table["running_time"].tolist()[:2] == short["running_time"].tolist()[:2]
+    assert table["running_time"].is_monotonic_increasing
+    for path in tmp_path.glob("*bs128*"):
+        path.unlink()
+    assert_same_records(tmp_path, long)
+    assert final.exists()
+    assert "starts again" not in capsys.readouterr().out
+
+
+def test_rows_recorded_so_far(tmp_path):
+    """Of whatever state, with nothing trained, locked or changed."""
+    (begun,) = tiny([16])
+    add = Record.add
+
+    def add_or_die(record, row, state):
+        add(record, row, state)
+        raise SystemExit
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Record, "add", add_or_die)
+        with pytest.raises(SystemExit):
+            sweeps.run([begun], data_dir=tmp_path)
+    sweeps.run(tiny([64]), data_dir=tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    with lock(tmp_path / f".{begun.stem}.lock", "somebody"):
+        table = sweeps.recorded(tiny([64, 16, 32, 64]), tmp_path)
+    assert table[["batch_size", "epoch"]].values.tolist() == [[64, 1], [64, 2], [16, 1]]
+    assert sweeps.recorded(tiny([32]), tmp_path / "none").empty
+    assert list(sweeps.recorded([], tmp_path).columns) == list(table.columns)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
 def test_divergence_is_a_result_and_the_sweep_goes_on(tmp_path, capsys):
@@ -144,13 +225,23 @@ def test_a_lock_file_beside_a_finished_record(tmp_path):
         assert left.read_text(encoding="utf-8") == "process 8 on here"
 
 
-def test_workers_is_a_number(tmp_path):
-    with pytest.raises(UserError, match="workers is 0"):
-        sweeps.run(tiny(), data_dir=tmp_path, workers=0)
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"workers": 0}, "workers is 0; it must be a whole number of at least 1"),
+        ({"when_locked": "push"}, "when_locked is 'push'; it must be wait or leave"),
+        ({"keep_state": 1}, "keep_state is 1; it must be True or False"),
+        ({"cores_per_run": 2}, "require engine ray, but engine is processes"),
+    ],
+)
+def test_options_are_checked_before_anything_is_trained(tmp_path, option, message):
+    with pytest.raises(UserError, match=message):
+        sweeps.run(tiny(), data_dir=tmp_path, **option)
+    assert list(tmp_path.iterdir()) == []
 
 
 SWEEP = ["sweep", "--names", "baseline_small", "--dataset", "digits", "--width", "0.1", "--epochs", "4"]
-SWEEP += ["--train-size", "800", "--small", "4", "8"]
+SWEEP += ["--train-size", "800", "--small", "4", "8", "--seeds", "0"]
 AS_SWEEP = {"train_size": 800, "epochs": 4}
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 
@@ -218,7 +309,7 @@ def test_stopped_and_started_again(tmp_path, whole, number, send, flags):
     run = started(folder, *flags)
     send(run.process.pid, number)
     assert run.ended(timeout=60) == 128 + number
-    assert run.said().splitlines()[-1] == "stopped; everything is saved: start again to go on"
+    assert run.said().splitlines()[-1] == "stopped; everything is saved: run again to continue"
     assert "Traceback" not in run.said()
     assert_goes_on(folder, whole)
 
@@ -231,7 +322,7 @@ def test_ctrl_c_while_workers_start(tmp_path, delay):
     time.sleep(delay)
     os.killpg(run.process.pid, signal.SIGINT)
     assert run.ended(timeout=60) == 130
-    assert run.said().splitlines()[-1] in ("stopped; everything is saved: start again to go on", "interrupted")
+    assert run.said().splitlines()[-1] in ("stopped; everything is saved: run again to continue", "interrupted")
     assert "Traceback" not in run.said()
 
 
@@ -249,7 +340,7 @@ def test_a_worker_that_is_gone_is_told_and_the_others_take_its_run(tmp_path, who
     run = started(tmp_path / "data", "--workers", "2")
     run.kill(0, lambda run: workers(run)[:1])
     assert run.ended() == 2
-    assert run.said().endswith("error: 1 of 2 workers ended with exit code -9; start again to go on\n")
+    assert run.said().endswith("error: 1 of 2 processes ended with exit code -9; run again to continue\n")
     assert_same_records(tmp_path / "data", whole)
 
 
@@ -260,7 +351,9 @@ def test_one_trains_and_the_other_waits_or_says_who_holds_it(tmp_path, whole):
     name = f"process {holder.process.pid} on {socket.gethostname()}"
     leaving = Run([*SWEEP, "--small", "4", "--data-dir", str(folder), "--when-locked", "leave"], tmp_path / "leaving")
     assert leaving.ended() == 2
-    assert leaving.said() == f"error: baseline_small B=4 seed 0 is being trained by {name}\n"
+    assert (
+        leaving.said() == f"error: baseline_small B=4 seed 0: {name} is training it; run again once it has finished\n"
+    )
     waiting = Run([*SWEEP, "--small", "4", "--data-dir", str(folder)], tmp_path / "waiting")
     assert waiting.ended() == holder.ended() == 0
     assert waiting.said() == f"waiting for baseline_small B=4 seed 0, which {name} is training\n"
@@ -300,10 +393,10 @@ def die_after_two_epochs(there, monkeypatch) -> None:
     """Train B = 4 and end as a virtual machine does that is taken away, once two epochs are on the Drive."""
     add = Record.add
 
-    def add_or_die(keeper, row, state):
+    def add_or_die(record, row, state):
         if row.epoch > 2:
             raise SystemExit
-        add(keeper, row, state)
+        add(record, row, state)
 
     with monkeypatch.context() as patch:
         patch.setattr(Record, "add", add_or_die)
@@ -322,6 +415,21 @@ def test_google_drive_is_written_through_the_virtual_machine(drive, whole):
     pd.testing.assert_frame_equal(sweeps.run(tiny([4, 8], **AS_SWEEP), data_dir=there), table)
 
 
+def test_a_kept_state_and_what_is_replaced_reach_the_drive(drive, long):
+    there, here = drive
+    with_state, without = tiny([64])[0], tiny([64], name="mine")[0]
+    sweeps.run([with_state], data_dir=there, keep_state=True)
+    sweeps.run([without], data_dir=there)
+    replaced = Record(without, there).csv.read_bytes()
+    sweeps.run([replace(each, epochs=4) for each in (with_state, without)], data_dir=there)
+    assert list(here.iterdir()) == []
+    assert Record(with_state, there).final.exists()
+    assert (there / f"{without.stem}.csv.replaced").read_bytes() == replaced
+    for path in there.glob("mine*"):
+        path.unlink()
+    assert_same_records(there, long)
+
+
 def test_another_virtual_machine_goes_on_from_the_drive(drive, whole, monkeypatch):
     there, here = drive
     die_after_two_epochs(there, monkeypatch)
@@ -338,10 +446,10 @@ def test_a_drive_that_vanishes_stops_nothing_and_is_caught_up_with(drive, whole,
     unmounted = there.parents[2] / "unmounted"
     add = Record.add
 
-    def add_and_lose_the_drive(keeper, row, state):
+    def add_and_lose_the_drive(record, row, state):
         if row.epoch == 2:
             there.parents[1].rename(unmounted)
-        add(keeper, row, state)
+        add(record, row, state)
 
     with monkeypatch.context() as patch:
         patch.setattr(Record, "add", add_and_lose_the_drive)
@@ -350,7 +458,7 @@ def test_a_drive_that_vanishes_stops_nothing_and_is_caught_up_with(drive, whole,
     said = capsys.readouterr().out
     assert f"not copied ({there}" in said
     assert f"{there} lacks the newest files" in said
-    assert f"they are whole in {here}" in said
+    assert f"they are intact in {here}" in said
     assert not there.exists()
     unmounted.rename(there.parents[1])
     assert len(load(there)) == 1
@@ -367,7 +475,7 @@ def test_what_is_whole_on_the_virtual_machine_goes_before_what_is_torn_on_the_dr
     die_after_two_epochs(there, monkeypatch)
     (path,) = there.glob(f"*.{damaged}")
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.warns(UserWarning, match="cannot be used|going on from the files in"):
+    with pytest.warns(UserWarning, match="cannot be used|continuing from the files in"):
         sweeps.run(tiny([4], **AS_SWEEP), data_dir=there)
     assert_same_records(there, only(whole, 4))
 
@@ -399,7 +507,7 @@ def test_terminal_shows_bars_that_fit(monkeypatch, capsys):
         monkeypatch.setenv("LINES", "24")
         with display.Display(1) as shown_runs:
             shown_runs.show("progress", experiment, Progress(1, 0, 500_000, 2.3, 0.0))
-            shown_runs.show("record", experiment, SimpleNamespace(accuracy=0.512))
+            shown_runs.show("epoch", experiment, SimpleNamespace(accuracy=0.512))
             shown_runs.show("progress", experiment, Progress(2, 75_000, 500_000, 1.234, 2134.5))
         lines = capsys.readouterr().err.replace("\n", "\r").split("\r")
         shown = [line for line in lines if " 15%" in line]

@@ -1,4 +1,4 @@
-"""The loop against a plain re-implementation, and what must hold of its records, its clock and its state."""
+"""The loop against a plain re-implementation, and the invariants of its epochs, its clock and its state."""
 
 import contextlib
 import copy
@@ -7,6 +7,7 @@ import math
 import random
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from torch.nn import functional
 from batchscale.errors import UserError
 from batchscale.experiment import Experiment
 from batchscale.training import datasets, loop, noise_scale
-from batchscale.training.loop import Training, build_model, select_device
+from batchscale.training.device import autocast, configure, select_device
+from batchscale.training.loop import Training
+from batchscale.training.network import build_model
 from batchscale.training.randomness import epoch_seed, micro_batch_seed, permutation, seed_generators
 from models import CNN
 
@@ -32,7 +35,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def noise():
-    """Random images: no even background, on which max-pooling has ties that rounding breaks one way or the other."""
+    """Random images. On a uniform background max-pooling would have ties, which rounding breaks either way."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (700, 32, 32, 3), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (700,), generator=generator)
@@ -66,7 +69,7 @@ class InFloat(CNN):
 
 
 def plain_loop(data, model, *, updates, size, rate, seed=0, micro=None, weight_decay=0.0) -> nn.Module:
-    """What anybody would write; `rate(t)` is the learning rate of update t."""
+    """The textbook training loop; `rate(t)` is the learning rate of update t."""
     pixels = data.train_images[: updates * size].permute(0, 3, 1, 2).contiguous().double()
     mean, std = pixels.mean(dim=(0, 2, 3), keepdim=True), pixels.std(dim=(0, 2, 3), keepdim=True, correction=0)
     images = (pixels.float() - mean.float()) / std.float()
@@ -88,7 +91,7 @@ def plain_loop(data, model, *, updates, size, rate, seed=0, micro=None, weight_d
     return model
 
 
-# η = 0.002, k = 32/8 = 4, T_w = half of an epoch of 20 updates
+# η = 0.002, k = 32/8 = 4, T_w = 10, half of an epoch
 @pytest.mark.parametrize(
     ("fields", "rate"),
     [
@@ -104,8 +107,8 @@ def plain_loop(data, model, *, updates, size, rate, seed=0, micro=None, weight_d
     ids=lambda value: "-".join(map(str, value.values())) or "base" if isinstance(value, dict) else "",
 )
 def test_weights_equal_the_plain_loops_after_20_updates(noise, fields, rate):
-    """In float64. In float32 a rounding error of 1e-8 grows to 3e-5 in 20 updates at the kinks of ReLU and max-pooling,
-    between two memory layouts of the plain loop itself."""
+    """In float64. In float32, two memory layouts of the plain loop itself differ by 3e-5 after 20 updates: the kinks of
+    ReLU and max-pooling amplify rounding errors of 1e-8."""
     run = Training(experiment(train_size=20 * 32, warmup_epochs=0.5, **fields), noise, model=InDouble())
     assert len(list(run.epochs())) == 1
     assert run.updates == 20
@@ -124,7 +127,7 @@ def test_weights_equal_the_plain_loops_after_20_updates(noise, fields, rate):
 
 
 def test_weights_equal_the_plain_loops_in_float32(noise):
-    """Few updates, before rounding has grown; the network built by its name."""
+    """Few updates, before rounding errors grow. The network is built by its name."""
     run = Training(experiment(train_size=5 * 32, lr_scaling="linear"), noise)
     list(run.epochs())
     torch.manual_seed(epoch_seed(0, 0))
@@ -158,7 +161,7 @@ def test_an_epoch_uses_each_image_once_and_drops_the_incomplete_batch(digits, mo
         lambda self, places, original=datasets.Dataset.batch: seen.append(places) or original(self, places),
     )
     list(Training(experiment(train_size=100, epochs=2), digits, model=network_without_batch_norm(10)).epochs())
-    assert [len(places) for places in seen] == 2 * ([32] * 3 + [8] * 10)  # and the noise scale's
+    assert [len(places) for places in seen] == 2 * ([32] * 3 + [8] * 10)  # and those of the noise scale
     epochs = [torch.cat(seen[:3]), torch.cat(seen[13:16])]
     for epoch in epochs:
         assert len(epoch.unique()) == 96
@@ -166,7 +169,7 @@ def test_an_epoch_uses_each_image_once_and_drops_the_incomplete_batch(digits, mo
     assert epochs[0].tolist() != epochs[1].tolist()
 
 
-def test_permutation_depends_on_seed_and_epoch_alone():
+def test_permutation_depends_only_on_seed_and_epoch():
     first = permutation(1000, seed=0, epoch=1)
     torch.manual_seed(123)
     assert torch.equal(first, permutation(1000, seed=0, epoch=1))
@@ -176,7 +179,7 @@ def test_permutation_depends_on_seed_and_epoch_alone():
 
 
 @pytest.mark.parametrize("fields", [{}, {"model": "networks:drawn_from_every_generator", "width": 1}])
-def test_initial_weights_depend_on_the_seed_alone_and_leave_the_generators_alone(digits, fields):
+def test_initial_weights_depend_only_on_the_seed_and_preserve_the_generators(digits, fields):
     seed_generators(5)
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
     weights = [
@@ -192,19 +195,19 @@ def test_initial_weights_depend_on_the_seed_alone_and_leave_the_generators_alone
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_records(digits):
+def test_rows(digits):
     run = Training(experiment(epochs=3, lr_scaling="linear", warmup="gradual", warmup_epochs=2), digits)
-    records = list(run.epochs())
-    assert [record.epoch for record in records] == [1, 2, 3]
-    assert [record.updates for record in records] == [46, 92, 138]  # 1500 // 32 = 46
+    rows = list(run.epochs())
+    assert [row.epoch for row in rows] == [1, 2, 3]
+    assert [row.updates for row in rows] == [46, 92, 138]  # 1500 // 32 = 46
     # the rate of each epoch's last update: η + (kη − η)·t/T_w with t = 45, 91, 137 and T_w = 92
     expected = [0.002 + 0.006 * 45 / 92, 0.002 + 0.006 * 91 / 92, 0.008]
-    assert [record.learning_rate for record in records] == pytest.approx(expected, rel=1e-12)
-    last = records[-1]
+    assert [row.learning_rate for row in rows] == pytest.approx(expected, rel=1e-12)
+    last = rows[-1]
     assert (last.batch_size, last.experiment, last.seed) == (32, "baseline_small", 0)
     assert last.generalization_error == last.train_accuracy - last.accuracy
     assert last.accuracy > 0.5  # it learns
-    # the last record is of the weights that the run ended with, in eval mode
+    # the last row describes the final weights, in eval mode
     model = run.model.eval()
     with torch.no_grad():
         logits = model(digits.normalised(digits.test_images))
@@ -212,7 +215,7 @@ def test_records(digits):
     assert last.test_loss == pytest.approx(functional.cross_entropy(logits, digits.test_labels).item(), rel=1e-5)
 
 
-def test_noise_scale_is_that_of_the_next_epochs_first_images(digits):
+def test_noise_scale_uses_the_next_epochs_first_images(digits):
     run = Training(experiment(epochs=2, seed=3), digits)
     first, last = run.epochs()
     order, seed = permutation(1500, seed=3, epoch=3), epoch_seed(3, 3)
@@ -231,31 +234,31 @@ def test_noise_scale_is_that_of_the_next_epochs_first_images(digits):
     )
     assert precise.standard_error < expected.standard_error / 2
     for images in (23, 1501):
-        with pytest.raises(UserError, match=f"images is {images}; it must be from 24, three micro-batches, to 1500"):
+        with pytest.raises(UserError, match=rf"images is {images}; it must be from 24 \(three micro-batches\) to 1500"):
             run.measure_noise_scale(images)
 
 
-def test_measuring_the_noise_scale_changes_nothing_of_the_run(digits, monkeypatch):
-    """Nor do generators that are not torch's: the network draws from Python's and NumPy's too."""
+def test_measuring_the_noise_scale_does_not_change_the_run(digits, monkeypatch):
+    """The network also draws from Python's and NumPy's generators."""
     states, rows = [], []
     for measured in (True, False):
         if not measured:
             monkeypatch.setattr(Training, "measure_noise_scale", lambda self: None)
         run = Training(experiment(train_size=160, epochs=3, model=DrawsFromEveryGenerator, width=1), digits)
-        rows.append([replace(record, **TIMES, noise_scale=0) for record in run.epochs()])
+        rows.append([replace(row, **TIMES, noise_scale=0) for row in run.epochs()])
         states.append(run.model.state_dict())
     assert rows[0] == rows[1]
     torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("images", "measured"), [(19, False), (20, True)])
-def test_noise_scale_needs_two_images_a_micro_batch(digits, images, measured):
+def test_noise_scale_needs_two_images_per_micro_batch(digits, images, measured):
     run = Training(experiment(train_size=images, batch_size=4), digits)
     assert (run.measure_noise_scale() is not None) == measured
     assert math.isnan(next(run.epochs()).noise_scale) or measured
 
 
-def test_train_accuracy_is_that_of_the_first_10_000_images():
+def test_train_accuracy_uses_the_first_10_000_images():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (12_000, 2, 2, 1), dtype=torch.uint8, generator=generator)
     labels = torch.zeros(12_000, dtype=torch.int64)
@@ -264,11 +267,11 @@ def test_train_accuracy_is_that_of_the_first_10_000_images():
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     nn.init.zeros_(model[1].weight)
     model[1].bias.data = torch.tensor([5.0, 0.0])  # always class 0
-    record = next(Training(experiment(batch_size=6000, base_lr=1e-9), data, model=model).epochs())
-    assert record.train_accuracy == 1.0
+    row = next(Training(experiment(batch_size=6000, base_lr=1e-9), data, model=model).epochs())
+    assert row.train_accuracy == 1.0
 
 
-def test_clock_counts_training_alone(digits, monkeypatch):
+def test_clock_counts_only_training(digits, monkeypatch):
     now = 0.0
 
     def taking(seconds, original):
@@ -284,12 +287,12 @@ def test_clock_counts_training_alone(digits, monkeypatch):
     for name in ("evaluate", "measure_noise_scale"):
         monkeypatch.setattr(Training, name, taking(1000, getattr(Training, name)))
     run = Training(experiment(train_size=320, epochs=2), digits, model=network_without_batch_norm(10))
-    records = []
-    for record in run.epochs(taking(100, lambda progress: None)):
-        records.append(record)
+    rows = []
+    for row in run.epochs(taking(100, lambda progress: None)):
+        rows.append(row)
         now += 10_000  # saving
-    assert [(record.running_time, record.epoch_time) for record in records] == [(10, 10), (20, 10)]
-    assert records[0].images_per_second == 32
+    assert [(row.running_time, row.epoch_time) for row in rows] == [(10, 10), (20, 10)]
+    assert rows[0].images_per_second == 32
 
 
 def test_progress_between_updates(digits, monkeypatch):
@@ -309,12 +312,12 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("fields", [{}, {"model": DrawsFromEveryGenerator, "width": 1}], ids=["CNN", "generators"])
 @pytest.mark.parametrize("killed_after", [1, 7, 10, 13, 20, 29])
-def test_goes_on_exactly_from_its_state(digits, monkeypatch, killed_after, fields):
-    """Dropout and batch norm included; 10 updates an epoch, killed in the middle and between epochs."""
+def test_resumes_exactly_from_its_state(digits, monkeypatch, killed_after, fields):
+    """Including dropout and batch norm; 10 updates per epoch, killed within and between epochs."""
     monkeypatch.setattr(loop, "PULSE_SECONDS", 0)
     run_of = experiment(train_size=320, epochs=3, lr_scaling="linear", warmup="gradual", warmup_epochs=1.5, **fields)
     whole = Training(run_of, digits)
-    expected = [replace(record, **TIMES) for record in whole.epochs()]
+    expected = [replace(row, **TIMES) for row in whole.epochs()]
 
     killed, rows, saved = Training(run_of, digits), [], io.BytesIO()
 
@@ -324,16 +327,16 @@ def test_goes_on_exactly_from_its_state(digits, monkeypatch, killed_after, field
             raise Killed
 
     with pytest.raises(Killed):  # noqa: PT012
-        for record in killed.epochs(kill):
-            rows.append(record)
+        for row in killed.epochs(kill):
+            rows.append(row)
             kill()
     saved.seek(0)
-    torch.rand(100), random.random(), np.random.rand()  # noqa: NPY002 (what another process would have drawn)
+    torch.rand(100), random.random(), np.random.rand()  # noqa: NPY002 (as another process might draw)
     resumed = Training(run_of, digits)
     resumed.load_state_dict(torch.load(saved, weights_only=True))
     assert resumed.updates == killed_after
     rows += resumed.epochs()
-    assert [replace(record, **TIMES) for record in rows] == expected
+    assert [replace(row, **TIMES) for row in rows] == expected
     for ours, theirs in zip(resumed.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -344,10 +347,10 @@ def test_resuming_does_not_warm_up_again(digits):
     list(first.epochs())
     longer = Training(experiment(epochs=3, **fields), digits)
     longer.load_state_dict(first.state_dict())
-    assert [record.learning_rate for record in longer.epochs()] == [0.008, 0.008]
+    assert [row.learning_rate for row in longer.epochs()] == [0.008, 0.008]
 
 
-def test_training_leaves_the_global_generators_alone(digits):
+def test_training_preserves_the_global_generators(digits):
     def draw():
         return torch.rand(()).item(), random.random(), np.random.rand()  # noqa: NPY002
 
@@ -364,7 +367,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(digits):
     assert run.diverged
 
 
-def test_divergence_is_noticed_within_an_epoch(digits, monkeypatch):
+def test_divergence_is_detected_within_an_epoch(digits, monkeypatch):
     monkeypatch.setattr(loop, "PULSE_SECONDS", 0)
     run = Training(experiment(base_lr=1e30), digits)
     assert list(run.epochs()) == []
@@ -375,11 +378,11 @@ def test_divergence_is_noticed_within_an_epoch(digits, monkeypatch):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains(digits, precision):
     run = Training(experiment(precision=precision, train_size=320), digits)
-    (record,) = run.epochs()
+    (row,) = run.epochs()
     exact = Training(experiment(train_size=320), digits)
     (expected,) = exact.epochs()
-    assert record.train_loss == pytest.approx(expected.train_loss, rel=0.02)
-    assert record.train_loss != expected.train_loss
+    assert row.train_loss == pytest.approx(expected.train_loss, rel=0.02)
+    assert row.train_loss != expected.train_loss
     assert {parameter.dtype for parameter in run.model.parameters()} == {torch.float32}
 
 
@@ -387,7 +390,7 @@ def fp16(**fields):
     return experiment(precision="fp16", train_size=320, width=1, epochs=2, model="networks:linear", **fields)
 
 
-def test_the_scale_of_the_loss_is_gone_on_with(digits):
+def test_resumes_the_scale_of_the_loss(digits):
     run = Training(fp16(), digits)
     next(run.epochs())
     state = run.state_dict()
@@ -400,7 +403,7 @@ def test_the_scale_of_the_loss_is_gone_on_with(digits):
     assert resumed.state_dict()["scaler"] == run.state_dict()["scaler"]
 
 
-def test_an_update_that_overflows_is_left_out(digits):
+def test_an_update_that_overflows_is_skipped(digits):
     run = Training(fp16(), digits)
     run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = [parameter.clone() for parameter in run.model.parameters()]
@@ -421,18 +424,32 @@ def test_noise_scale_of_fp16_is_measured_in_fp32(digits):
 @pytest.mark.parametrize(
     ("precision", "capability", "refused"), [("bf16", 7, True), ("bf16", 8, False), ("fp16", 7, False)]
 )
-def test_bf16_needs_a_gpu_that_has_it(monkeypatch, precision, capability, refused):
+def test_bf16_needs_a_gpu_that_supports_it(monkeypatch, precision, capability, refused):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (capability, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    convolutions, products = SimpleNamespace(), SimpleNamespace()
+    monkeypatch.setattr(torch.backends, "cudnn", convolutions)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", products)
     with (
-        pytest.raises(UserError, match="bf16, which Tesla T4 can only imitate; take --precision fp16")
+        pytest.raises(UserError, match="bf16, which Tesla T4 only emulates; use --precision fp16")
         if refused
         else (contextlib.nullcontext())
     ):
-        loop._require_precision(precision, torch.device("cuda"))
+        configure(torch.device("cuda"), precision)
+    assert vars(convolutions) == ({} if refused else {"deterministic": True})
+    assert vars(products) == ({} if refused else {"allow_tf32": True})
 
 
-def test_a_network_that_fails_is_named_with_the_place(digits):
+def test_only_half_precision_needs_autocast():
+    cpu, vector = torch.device("cpu"), torch.ones(2)
+    products = {}
+    for precision in ("fp32", "bf16", "fp16"):
+        with autocast(cpu, precision):
+            products[precision] = (vector @ vector).dtype
+    assert products == {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def test_error_of_a_network_names_the_place(digits):
     run = Training(experiment(train_size=320, model="networks:fails_in_training", width=1), digits)
     with pytest.raises(UserError) as failed:
         next(run.epochs())
@@ -443,11 +460,11 @@ def test_a_network_that_fails_is_named_with_the_place(digits):
     )
 
 
-def test_a_network_that_was_edited_meanwhile(digits):
+def test_a_network_edited_since_the_last_save(digits):
     state = Training(experiment(), digits).state_dict()
     with pytest.raises(UserError) as refused:
         Training(experiment(width=0.5), digits).load_state_dict(state)
-    assert "what is saved does not fit the network models:CNN (" in str(refused.value)
+    assert "the saved state does not fit the network models:CNN (" in str(refused.value)
     assert "size mismatch for features.0.weight" in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -491,6 +508,6 @@ def test_networks_that_do_not_fit(digits, fields, message):
 
 
 @pytest.mark.parametrize("name", ["gpu", "meta", "cpu:x", "cuda:99"])
-def test_device_that_is_not_there(name):
+def test_missing_device(name):
     with pytest.raises(UserError, match=f"device is '{name}', which cannot be used here"):
         select_device(name)

@@ -1,4 +1,4 @@
-"""Processes that train one experiment together, forked from a server that has imported torch."""
+"""Workers of one experiment, forked from a server that has imported torch."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ from kills import context
 
 
 def _main(task: Callable, arguments: tuple, environment: dict[str, str]) -> None:
-    os.environ.update(environment)  # what torchrun sets
+    os.environ.update(environment)  # as torchrun does
     torch.set_num_threads(1)
     from batchscale.sweeps import torchrun
 
@@ -17,7 +17,7 @@ def _main(task: Callable, arguments: tuple, environment: dict[str, str]) -> None
 
 
 def together(count: int, task: Callable, *arguments) -> None:
-    """Call `task(group, *arguments)` in that many processes, which form a group, and wait for them."""
+    """Call `task(group, *arguments)` in `count` workers, and wait for them."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

@@ -1,26 +1,31 @@
 """Breaking point of one mode in its three currencies: the batch size up to which a larger one still pays.
 
-    losses = accuracy_losses(finals_of_mode, threshold(records))
-    in_accuracy(losses, threshold(records))              # last B that, with all smaller ones, keeps the threshold
+    losses = accuracy_losses(finals_of_mode, threshold(study))
+    in_accuracy(losses, threshold(study))                # last B that, with all smaller ones, keeps the threshold
     in_updates(runs, critical_batch_size(runs))          # last B in perfect scaling
     in_time(runs)                                        # last B at which the time to target still falls
 
-Pure functions on the frames of `analysis`. Every verdict goes from the smallest batch size of the mode upwards, by the
-means over seeds. Its interval goes from the last B that, with all smaller ones, surely still pays to the last one
-before a batch size that surely does not; surely: by the 95 % interval of that batch size.
+Pure functions on the frames of `tables`. Every verdict scans the batch sizes of a mode upwards, by the means over
+seeds. Its interval starts at the last B that surely pays, as all smaller ones do, and ends at the last one before a B
+that surely does not. "Surely" means by the 95 % interval at that batch size.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 from batchscale.analysis.critical_batch_size import CriticalBatchSize
-from batchscale.analysis.tables import Run, Threshold, difference_interval, stems
+from batchscale.analysis.reasons import Reason
+from batchscale.analysis.statistics import difference_interval
+from batchscale.analysis.tables import stems
+from batchscale.analysis.threshold import Threshold
+from batchscale.records.study import Run
 
-# Of B_crit: there S(B) = S_min·(1 + B_crit/B) has the local slope −3/4, where analysis.regime ends perfect scaling.
+CURRENCIES = ("accuracy", "updates", "time")
+# Of B_crit: there S(B) = S_min·(1 + B_crit/B) has the local slope −3/4, where tables.regime ends perfect scaling.
 PERFECT_SHARE = 1 / 3
 
 
@@ -29,17 +34,31 @@ class BreakingPoint:
     """A recorded batch size, or None where the records cannot say."""
 
     batch_size: int | None
-    low: int | None  # None: below the smallest recorded, or there is no interval (`reason` says which)
+    low: int | None  # None: below the smallest recorded, or there is no interval (`reasons` say which)
     high: int | None
-    reason: str | None  # why there is no batch size or no interval, or what the verdict does not cover
+    reasons: tuple[Reason, ...]  # why there is no batch size or no interval, or what the verdict does not cover
     records: tuple[str, ...]  # names of the records that it rests on
+
+    @property
+    def interval(self) -> tuple[int | None, int | None]:
+        """`low` and `high`."""
+        return self.low, self.high
+
+    @classmethod
+    def unknown(cls, reason: Reason, records: Collection[str]) -> "BreakingPoint":
+        """No verdict, for one reason."""
+        return cls(None, None, None, (reason,), tuple(records))
+
+    def but(self, reason: Reason) -> "BreakingPoint":
+        """The same verdict with one more reason in front."""
+        return replace(self, reasons=(reason, *self.reasons))
 
 
 def accuracy_losses(finals: pd.DataFrame, threshold: Threshold | None, diverged: Collection[Run] = ()) -> pd.DataFrame:
     """Final accuracy of one mode by batch size, and what it loses to the small batch sizes' accuracy.
 
     Args:
-        finals: rows of `analysis.final`, of one mode and without diverged runs.
+        finals: rows of `tables.final`, of one mode.
         threshold: whose `best` it is compared with; None: no losses.
         diverged: runs of this mode that diverged.
 
@@ -67,18 +86,18 @@ def accuracy_losses(finals: pd.DataFrame, threshold: Threshold | None, diverged:
 
 
 def in_accuracy(losses: pd.DataFrame, threshold: Threshold | None, records: Collection[str] = ()) -> BreakingPoint:
-    """Last B that, with all smaller recorded ones, loses no more than the tolerance; a diverged run is a failure.
+    """Last B that loses no more than the tolerance, as all smaller recorded ones do; a diverged run is a failure.
 
-    With a single seed the verdict is by the means alone, without an interval.
+    With a single seed the verdict rests on the means alone and has no interval.
 
     Args:
         losses: of `accuracy_losses`.
         records: names of the records of this mode and of the threshold.
     """
     if threshold is None:
-        return _unknown("no small minibatches are recorded (baseline_small), so there is no accuracy to keep", records)
+        return BreakingPoint.unknown(Reason.of("no reference"), records)
     if losses.empty:
-        return _unknown("no run is finished", records)
+        return BreakingPoint.unknown(Reason.of("no finished run"), records)
     broken = losses["diverged"].to_numpy() > 0
     estimate, low, high = (
         np.where(broken, np.inf, losses[column] - threshold.tolerance) for column in ("loss", "loss_low", "loss_high")
@@ -86,9 +105,9 @@ def in_accuracy(losses: pd.DataFrame, threshold: Threshold | None, records: Coll
     sizes = losses["batch_size"].tolist()
     verdict = _scan(sizes, estimate, low, high, records)
     if verdict.batch_size is None:
-        first = losses.iloc[0]
-        what = "diverges" if broken[0] else f"loses {100 * first['loss']:.1f} points"
-        return _remark(verdict, f"the smallest recorded, {sizes[0]}, {what} already")
+        if broken[0]:
+            return verdict.but(Reason.of("smallest diverges", size=sizes[0]))
+        return verdict.but(Reason.of("smallest loses", size=sizes[0], loss=losses["loss"].iloc[0]))
     return verdict
 
 
@@ -98,12 +117,12 @@ def in_updates(runs: pd.DataFrame, critical: CriticalBatchSize) -> BreakingPoint
     The fit rather than the slope between two neighbours, which two or three seeds leave very uncertain.
 
     Args:
-        runs: rows of `analysis.to_target` that the fit was made with.
+        runs: rows of `tables.to_target` that the fit was made with.
         critical: the fit.
     """
     records = tuple(stems(runs))
     if critical.low is None and critical.high is None:
-        return _unknown(critical.reason, records)
+        return BreakingPoint(None, None, None, critical.reasons, records)
     sizes, reached = sorted({int(size) for size in runs["batch_size"]}), critical.batch_sizes
 
     def last(of: Collection[int], bound: float | None) -> int | None:
@@ -111,43 +130,44 @@ def in_updates(runs: pd.DataFrame, critical: CriticalBatchSize) -> BreakingPoint
 
     low, point = last(reached, critical.low), last(reached, critical.estimate)
     high = sizes[-1] if critical.high is None else last(sizes, critical.high)
+    reasons: tuple[Reason, ...] = ()
     if high is None:
-        reason = f"perfect scaling ends below the smallest recorded, {sizes[0]}"
+        reasons = (Reason.of("ends below", size=sizes[0]),)
     elif low == reached[-1]:
-        point, reason = low, "perfect scaling up to the largest at which the target is reached"
+        point, reasons = low, (Reason.of("perfect throughout"),)
     elif critical.estimate is None:
-        reason = critical.reason
+        reasons = critical.reasons
     elif point is None:
-        reason = f"perfect scaling probably ends below the smallest recorded, {sizes[0]}"
-    else:
-        reason = f"at 95 % it may lie below {sizes[0]}" if low is None else None
-    return BreakingPoint(point, low, high, reason, records)
+        reasons = (Reason.of("probably ends below", size=sizes[0]),)
+    elif low is None:
+        reasons = (Reason.of("may lie below", size=sizes[0]),)
+    return BreakingPoint(point, low, high, reasons, records)
 
 
 def in_time(runs: pd.DataFrame) -> BreakingPoint:
     """Last B at which the time to target still falls: the first B from which the next larger one is not faster.
 
     Times are compared in their logarithms. The scan starts at the smallest batch size all of whose runs reach the
-    target. A larger one with a censored run counts as slower if the time that its runs are known to exceed is already
-    longer, or if one diverged; otherwise nobody knows, and the verdict goes no further. Times of runs that reach the
-    target within their first epoch are upper bounds, and taken as they are; the reason names them.
+    target. A larger one with a censored run counts as slower if its runs have already taken longer, or if one diverged;
+    otherwise nobody knows, and the scan ends there. The times of runs that reach the target within their first epoch
+    are upper bounds and are used as such; a reason names them.
 
     Args:
-        runs: rows of `analysis.to_target`, of one mode.
+        runs: rows of `tables.to_target`, of one mode.
     """
     records = tuple(stems(runs))
     right = runs["censored"] == "right"
     seconds = runs["running_time"].where(~right, runs["time_trained"]).where(~(right & runs["diverged"]), np.inf)
     usable = runs[seconds > 0]
     if usable.empty:
-        return _unknown("no running times are recorded", records)
+        return BreakingPoint.unknown(Reason.of("no times"), records)
     complete = (usable["censored"] != "right").groupby(usable["batch_size"]).all()
     if not complete.any():
-        return _unknown("at no batch size does every run reach the target", records)
+        return BreakingPoint.unknown(Reason.of("never reached"), records)
     logs = {size: np.log(seconds[index]) for size, index in usable.groupby("batch_size").groups.items()}
     sizes = [int(size) for size in complete.index if size >= complete.idxmax()]
     if len(sizes) == 1:
-        return _unknown(f"no batch size to compare {sizes[0]} with", records)
+        return BreakingPoint.unknown(Reason.of("nothing to compare", size=sizes[0]), records)
     estimate, low, high = [-np.inf], [-np.inf], [-np.inf]
     for smaller, larger in pairwise(sizes):
         difference, least, most = difference_interval(logs[larger], logs[smaller])
@@ -160,22 +180,16 @@ def in_time(runs: pd.DataFrame) -> BreakingPoint:
     verdict = _scan(sizes, np.array(estimate), np.array(low), np.array(high), records)
     following = sizes.index(verdict.batch_size) + 1
     if following < len(sizes) and np.isnan(estimate[following]):
-        return _remark(
-            verdict, f"at {sizes[following]} runs end before the target, so whether the time still falls is not known"
-        )
+        return verdict.but(Reason.of("ends before target", size=sizes[following]))
     left = set(usable.loc[usable["censored"] == "left", "batch_size"])
-    within = ", ".join(str(size) for size in sizes[: following + 1] if size in left)
-    if within:
-        return _remark(
-            verdict, f"at {within} the target is reached within the first epoch: times are upper bounds there"
-        )
-    return verdict
+    within = [size for size in sizes[: following + 1] if size in left]
+    return verdict.but(Reason.of("within first epoch", sizes=within)) if within else verdict
 
 
 def _scan(
     sizes: list[int], estimate: np.ndarray, low: np.ndarray, high: np.ndarray, records: Collection[str]
 ) -> BreakingPoint:
-    """From the smallest batch size on: a step pays where its value is 0 or less; NaN as a value: nobody knows."""
+    """Scan from the smallest batch size on: a step pays where its value is 0 or less; NaN is unknown."""
 
     def last(pays: np.ndarray) -> int | None:
         count = len(sizes) if pays.all() else int(np.argmin(pays))
@@ -183,21 +197,12 @@ def _scan(
 
     point = last(estimate <= 0)
     used = slice(0, (sizes.index(point) if point is not None else -1) + 2)
-    reasons = ["the largest recorded pays still"] if point == sizes[-1] else []
+    reasons = [Reason.of("largest still pays")] if point == sizes[-1] else []
     if np.isnan([low[used], high[used]]).any():
         single = [size for size, bound in zip(sizes[used], low[used], strict=True) if np.isnan(bound)]
-        reasons.append(f"no interval: one seed at {', '.join(map(str, single))} or at what it is compared with")
-        return BreakingPoint(point, None, None, "; ".join(reasons), tuple(records))
+        reasons.append(Reason.of("single seeds", sizes=single))
+        return BreakingPoint(point, None, None, tuple(reasons), tuple(records))
     sure, possible = last(high <= 0), last(~(low > 0))
     if sure is None and point is not None:
-        reasons.append(f"at 95 % it may lie below {sizes[0]}")
-    return BreakingPoint(point, sure, possible, "; ".join(reasons) or None, tuple(records))
-
-
-def _unknown(reason: str | None, records: Collection[str]) -> BreakingPoint:
-    return BreakingPoint(None, None, None, reason, tuple(records))
-
-
-def _remark(verdict: BreakingPoint, remark: str) -> BreakingPoint:
-    reason = "; ".join(filter(None, (remark, verdict.reason)))
-    return BreakingPoint(verdict.batch_size, verdict.low, verdict.high, reason, verdict.records)
+        reasons.append(Reason.of("may lie below", size=sizes[0]))
+    return BreakingPoint(point, sure, possible, tuple(reasons), tuple(records))

@@ -1,10 +1,10 @@
 """Critical batch size: the fit of S(B) = S_min + E_min/B to the updates that runs need to reach one accuracy.
 
-    mode = to_target(records, 0.76).query("experiment == 'scaled_lr'")
-    found = critical_batch_size(mode)
-    found.estimate, found.low, found.high          # B_crit = E_min/S_min and its 95 % interval; None and found.reason
+    runs = curve(to_target(study, 0.76), study.modes["scaled_lr"])
+    found = critical_batch_size(runs)
+    found.estimate, found.low, found.high          # B_crit = E_min/S_min and its 95 % interval; None and found.reasons
 
-Pure functions on the frames of `analysis.to_target`.
+Pure functions on the frames of `tables.to_target`.
 """
 
 import math
@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
-from batchscale.analysis.tables import updates_or_bounds
+from batchscale.analysis.reasons import Reason
+from batchscale.analysis.tables import stems, updates_or_bounds
 
 _LEAST_SCATTER = 1e-3  # of log S: interpolation between epochs is no better than that, and exact data need some end
 _DEVIATES = np.linspace(-6, 6, 61)  # grid over a batch size's deviation where censored runs forbid a closed form
@@ -29,7 +30,7 @@ class CriticalBatchSize:
     estimate: float | None  # images
     low: float | None  # 95 % interval; a bound may be known where the estimate is not
     high: float | None
-    reason: str | None  # why the estimate is None, or that it is extrapolated
+    reasons: tuple[Reason, ...]  # why the estimate is None, or that it is extrapolated
     steps_min: float | None  # S_min, updates; None where the records have no updates
     examples_min: float | None  # E_min = S_min · B_crit, images
     scatter: float | None  # standard deviation of log S about the curve, over batch sizes and runs together
@@ -37,6 +38,12 @@ class CriticalBatchSize:
     runs: int  # in the fit, censored ones included
     right_censored: int  # of these, never reached the target
     left_censored: int  # of these, reached it within the first recorded epoch
+    records: tuple[str, ...]  # names of the records behind it
+
+    @property
+    def interval(self) -> tuple[float | None, float | None]:
+        """`low` and `high`."""
+        return self.low, self.high
 
 
 def steps_to_target(batch_size: np.ndarray, steps_min: float, critical: float) -> np.ndarray:
@@ -62,13 +69,13 @@ def critical_batch_size(runs: pd.DataFrame, confidence: float = 0.95) -> Critica
     S ≈ epochs·n/B, and n cancels in B_crit; S_min and E_min are then None.
 
     Args:
-        runs: rows of `analysis.to_target`, of one mode and one target.
+        runs: rows of `tables.to_target`, of one mode and one target.
         confidence: of the interval.
 
     Returns:
-        An estimate of None, with the reason, where fewer than three batch sizes reach the target, or where the interval
+        An estimate of None, with reasons, where fewer than three batch sizes reach the target, or where the interval
         is open on a side: S ∝ 1/B (B_crit may be infinite) or S constant (it may be 0) explains the runs as well. The
-        side that is closed is given. Where B_crit is outside the batch sizes that reach the target, the reason says so.
+        side that is closed is given. Where B_crit is outside the batch sizes that reach the target, a reason says so.
     """
     censored = runs["censored"].to_numpy()
     steps, relative = updates_or_bounds(runs)
@@ -81,14 +88,13 @@ def critical_batch_size(runs: pd.DataFrame, confidence: float = 0.95) -> Critica
         "runs": len(sizes),
         "right_censored": int((censored == "right").sum()),
         "left_censored": int((censored == "left").sum()),
+        "records": tuple(stems(runs)),
     }
     nothing = dict.fromkeys(("estimate", "low", "high", "steps_min", "examples_min", "scatter"))
     exact = len(np.unique(sizes[censored == "no"]))
     if exact < 3:
-        where = f"{exact} batch size{'s' if exact != 1 else ''}"
-        within = " after the first epoch" if facts["left_censored"] else ""
-        reason = f"not determined by these data: the target is reached{within} at {where}, and the fit needs three"
-        return CriticalBatchSize(reason=reason, **nothing, **facts)
+        reason = Reason.of("too few sizes", sizes=exact, left_censored=facts["left_censored"] > 0)
+        return CriticalBatchSize(reasons=(reason,), **nothing, **facts)
 
     likelihood = _Likelihood(sizes, np.log(updates), censored)
     t = stats.t.ppf(0.5 + confidence / 2, exact - 2)
@@ -101,23 +107,22 @@ def critical_batch_size(runs: pd.DataFrame, confidence: float = 0.95) -> Critica
         "scatter": math.exp(log_scatter),
     }
     if low is None or high is None:
-        reason = "not determined by these data: " + _why_open(known, reached)
-        return CriticalBatchSize(reason=reason, **nothing | known, **facts)
+        return CriticalBatchSize(reasons=(_why_open(known, reached),), **nothing | known, **facts)
     critical = math.exp(best)
     steps_min = math.exp(mid) / (1 + critical / likelihood.mid_size)
     absolute = {} if relative else {"steps_min": steps_min, "examples_min": steps_min * critical}
-    outside = f"extrapolated: the target is reached at batch sizes from {reached[0]} to {reached[-1]} only"
-    reason = None if reached[0] <= critical <= reached[-1] else outside
-    return CriticalBatchSize(reason=reason, **nothing | known | absolute | {"estimate": critical}, **facts)
+    is_inside = reached[0] <= critical <= reached[-1]
+    reasons = () if is_inside else (Reason.of("extrapolated", first=reached[0], last=reached[-1]),)
+    return CriticalBatchSize(reasons=reasons, **nothing | known | absolute | {"estimate": critical}, **facts)
 
 
-def _why_open(known: dict, sizes: tuple[int, ...]) -> str:
-    recorded = f"from {sizes[0]} to {sizes[-1]}"
+def _why_open(known: dict, reached: tuple[int, ...]) -> Reason:
+    sizes = {"first": reached[0], "last": reached[-1]}
     if known["low"] is None and known["high"] is None:
-        return f"the updates to target vary too much {recorded} to tell perfect scaling from none"
+        return Reason.of("varies too much", **sizes)
     if known["high"] is None:
-        return f"{recorded} the updates may fall as 1/B throughout; B_crit is at least {known['low']:.0f}"
-    return f"{recorded} the updates may not fall with B at all; B_crit is at most {known['high']:.0f}"
+        return Reason.of("may always fall", **sizes, low=known["low"])
+    return Reason.of("may never fall", **sizes, high=known["high"])
 
 
 class _Likelihood:

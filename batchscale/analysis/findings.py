@@ -1,429 +1,306 @@
-"""Everything that the records say, as one plain value, and in words.
+"""Everything that the records of a study say, as one frozen value that keeps the frames behind it.
 
-    result = analyse(records.load("data"))       # dicts, lists, numbers, text and None: json.dumps takes it
-    result["modes"]["scaled_lr"]["breaking_point"]["accuracy"]
-    print(text(result, width=80))                # a table, a sentence a mode, and what is missing
+    found = analyse(Study.load("data"))
+    found.modes["scaled_lr"].breaking_points["accuracy"].batch_size
+    print(terminal.text(found, width=80))         # words; figures and JSON are made from the same value
 
 Pure functions: no files, no clock.
 """
 
-import itertools
 import math
-import textwrap
-from collections.abc import Collection, Iterable
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from batchscale.analysis import tables
-from batchscale.analysis.breaking_point import accuracy_losses, in_accuracy, in_time, in_updates
-from batchscale.analysis.critical_batch_size import critical_batch_size
-from batchscale.analysis.tables import COMPARISONS, RUN, Run, Threshold
-from batchscale.modes import MODES
+from batchscale.analysis.breaking_point import (
+    CURRENCIES,
+    BreakingPoint,
+    accuracy_losses,
+    in_accuracy,
+    in_time,
+    in_updates,
+)
+from batchscale.analysis.critical_batch_size import CriticalBatchSize, critical_batch_size
+from batchscale.analysis.reasons import Reason
+from batchscale.analysis.statistics import censored_median
+from batchscale.analysis.threshold import Threshold, threshold
+from batchscale.experiment import CLASSES
+from batchscale.modes import MODES, Mode, comparisons
+from batchscale.records.study import AGREEING, Study
 
-CURRENCIES = ("accuracy", "updates", "time")
-_RULES = {
-    "baseline_large": "the base rate",
-    "scaled_lr": "the linear rule without warm-up",
-    "gradual_warmup_scaled_lr": "the linear rule with gradual warm-up",
-}
+
+@dataclass(frozen=True)
+class NoiseScale:
+    """The gradient noise scale that the runs of a mode measured, in images."""
+
+    median: float | None  # of the runs' medians; None where it depends on epochs in which it was not measurable
+    low: float  # over all epochs and runs
+    high: float | None  # None where it was not measurable in some epoch: the noise hides the gradient
+    runs: int
+    epochs: int
+    measured: int  # epochs in which it was measurable
+
+    @property
+    def reasons(self) -> tuple[Reason, ...]:
+        """Why the median or the upper end may be missing."""
+        unknown = self.epochs - self.measured
+        return (Reason.of("not always measurable", epochs=unknown, of=self.epochs),) if unknown else ()
+
+    @classmethod
+    def of(cls, runs: pd.DataFrame) -> "NoiseScale | None":
+        """Over rows of `tables.noise_scales`; None where there are none."""
+        if runs.empty:
+            return None
+        median, high = (_or_none(value) for value in (censored_median(runs["median"]), runs["high"].max(skipna=False)))
+        return cls(
+            median, float(runs["low"].min()), high, len(runs), int(runs["epochs"].sum()), int(runs["measured"].sum())
+        )
 
 
-def analyse(
-    records: pd.DataFrame,
-    *,
-    tolerance: float = 0.01,
-    target: float | None = None,
-    of: str = "best",
-    diverged: Collection[Run] = (),
-) -> dict:
-    """Threshold, breaking points, critical batch sizes, effects and frontier of all records.
+@dataclass(frozen=True, eq=False)
+class ToTarget:
+    """Updates and time until one accuracy, by mode.
 
-    The curves of baseline_large, updates and time to target, begin with the runs of baseline_small: it is one rule, the
-    base rate, at smaller batch sizes (where both have a batch size and seed, the former's run counts). Its accuracy is
-    judged without them, since they set the threshold. The scaled modes stay by themselves: which of the small batch
-    sizes are below their reference batch size, a CSV does not say.
+    Attributes:
+        target: accuracy, 0-1; None where there is none.
+        runs: rows of `tables.to_target`, of all modes.
+        curves: by name of a compared mode, the rows of its curve, see `tables.curve`.
+        critical: by name, the fit to its curve.
+        noise_scales: by name, over the epochs of its curve that end below the target; None where none was measured.
+    """
+
+    target: float | None
+    runs: pd.DataFrame
+    curves: dict[str, pd.DataFrame]
+    critical: dict[str, CriticalBatchSize]
+    noise_scales: dict[str, NoiseScale | None]
+
+    @property
+    def drawn(self) -> pd.DataFrame:
+        """All curves in one table, every row under its curve's mode."""
+        named = [curve.assign(experiment=name) for name, curve in self.curves.items() if len(curve)]
+        return pd.concat(named, ignore_index=True) if named else self.runs.iloc[:0]
+
+    @property
+    def means(self) -> pd.DataFrame:
+        """Geometric means over the seeds of all curves, see `tables.means_to_target`."""
+        return tables.means_to_target(self.drawn)
+
+
+@dataclass(frozen=True, eq=False)
+class ModeFindings:
+    """What the records say about one compared mode.
+
+    Attributes:
+        losses: final accuracy and loss by batch size, see `breaking_point.accuracy_losses`.
+        curve: rows of `tables.to_target`.
+        breaking_points: by currency: accuracy, updates, time.
+        critical: the fit to the curve.
+        regimes: slopes between neighbouring batch sizes, see `tables.local_slopes`.
+        noise_scale: over all epochs of its runs; None where it was not measured.
+    """
+
+    mode: Mode
+    losses: pd.DataFrame
+    curve: pd.DataFrame
+    breaking_points: dict[str, BreakingPoint]
+    critical: CriticalBatchSize
+    regimes: pd.DataFrame
+    noise_scale: NoiseScale | None
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """What a mode adds to the accuracy of another, see `tables.paired_differences`."""
+
+    name: str
+    of: Mode
+    over: Mode
+    differences: pd.DataFrame
+    reason: Reason | None  # why there are no differences at all
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """All results of one study.
+
+    Attributes:
+        study: the runs that were analysed; their settings agree.
+        finals: the last row of every finished run, see `tables.final`.
+        threshold: None where the reference has no finished run.
+        to_target: updates and time to the target, which is the threshold unless another was asked for.
+        modes: by name, without the reference.
+        effects: of scaling and of warm-up.
+        frontier: rows of `tables.frontier`, without what has hardly more than the accuracy of guessing.
+        remarks: what was left out, and why.
+    """
+
+    study: Study
+    finals: pd.DataFrame
+    threshold: Threshold | None
+    to_target: ToTarget
+    modes: dict[str, ModeFindings]
+    effects: tuple[Effect, ...]
+    frontier: pd.DataFrame
+    remarks: tuple[Reason, ...]
+
+    @property
+    def target(self) -> float | None:
+        """Accuracy that updates and time are counted to, 0-1."""
+        return self.to_target.target
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """All recorded ones, from small to large."""
+        return sorted(map(int, self.study.runs["batch_size"].unique()))
+
+
+def analyse(study: Study, *, tolerance: float = 0.01, target: float | None = None, of: str = "best") -> Findings:
+    """Threshold, breaking points, critical batch sizes, effects and frontier of a study.
+
+    Only runs whose settings agree can be compared: of the study's `groups` the largest is analysed, and the remarks
+    name the others. Use `Study.where` to choose another.
 
     Args:
-        records: tidy frame, see `records.load`; possibly empty.
-        tolerance, of: of the threshold, see `tables.threshold`.
-        target: accuracy, 0-1, of updates and time to target; None: the threshold's.
-        diverged: runs that diverged, see `records.diverged`.
-
-    Returns:
-        `threshold`, `target`, `modes` (by name: `breaking_point`, `critical_batch_size`, `batch_sizes`, `regimes`,
-        `noise_scale`, `sentence`, ...), `effects`, `frontier`, `missing` (sentences: what was left out, and why).
-        Fractions are 0-1, times seconds, intervals 95 %. None is what the records cannot say; a `reason` lies beside
-        it.
+        study: possibly without runs.
+        tolerance, of: of the threshold, see `threshold.threshold`.
+        target: accuracy, 0-1, that updates and time are counted to; None: the threshold.
     """
-    finals = tables.final(tables.without(records, diverged))
-    found = tables.threshold(records, tolerance, of=of, diverged=diverged)
-    target = found.accuracy if target is None and found is not None else target
-    runs = tables.to_target(records, math.inf if target is None else target, diverged)
-    names = {*records["experiment"], *(name for name, _, _ in diverged)}
-    noise = tables.noise_scales(records)
-    result = {
-        "runs": len(runs),
-        "threshold": None if found is None else _threshold(found, finals),
-        "target": target,
-        "modes": {
-            name: _mode(name, finals, runs, noise, found, target, diverged)
-            for name in tables.in_order(names)
-            if name != "baseline_small"
-        },
-        "effects": _effects(finals),
-        "frontier": _frontier(finals),
-        "missing": _missing(records, finals, found, target, names, diverged),
-    }
-    return plain(result)
-
-
-def curve(runs: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The rows of `tables.to_target` that make up a mode's curve: baseline_large's begins with baseline_small's."""
-    own = runs[runs["experiment"] == name]
-    if name != "baseline_large":
-        return own
-    small = runs[runs["experiment"] == "baseline_small"]
-    twice = pd.MultiIndex.from_frame(small[RUN[1:]]).isin(pd.MultiIndex.from_frame(own[RUN[1:]]))
-    return pd.concat([small[~twice], own]).sort_values(["batch_size", "seed"], ignore_index=True)
-
-
-def curves(runs: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
-    """The curves of some modes together, every row under its curve's name; for no modes, `runs` as they are."""
-    return pd.concat([curve(runs, name).assign(experiment=name) for name in names] or [runs])
-
-
-def by_target(records: pd.DataFrame, targets: Iterable[float], diverged: Collection[Run] = ()) -> list[dict]:
-    """How a mode's critical batch size depends on the accuracy asked for, beside the noise scale on the way there.
-
-    The critical batch size is a property of the way to a target, and McCandlish et al. 2018 predict it to be near the
-    gradient noise scale on that way, which grows as the loss falls.
-
-    Args:
-        records, diverged: as for `analyse`.
-        targets: accuracies, 0-1.
-
-    Returns:
-        A row a target and mode: `target`, `experiment`, `critical_batch_size` as in `analyse`, and `noise_scale`: over
-        the epochs of the mode's curve after which the accuracy is below the target, None where none was measured.
-    """
-    rows = []
-    for target in targets:
-        runs = tables.to_target(records, target, diverged)
-        noise = tables.noise_scales(records[records["accuracy"] < target])
-        for name in tables.in_order(set(runs["experiment"]) - {"baseline_small"}):
-            fit, on_the_way = critical_batch_size(curve(runs, name)), _noise_scale(curve(noise, name))
-            row = {"target": target, "experiment": name}
-            rows.append(row | {"critical_batch_size": asdict(fit), "noise_scale": on_the_way})
-    return plain(rows)
-
-
-def rule_of(name: str) -> str:
-    """How a mode's rule of learning rate is called in sentences; a name of the user's own stays as it is."""
-    return _RULES.get(name, name)
-
-
-def sentence(name: str, table: pd.DataFrame, threshold: Threshold | None, breaking: int | None) -> str:
-    """A mode's accuracy verdict in one sentence; ± is the standard deviation over seeds.
-
-    Args:
-        name: of the mode.
-        table: of `breaking_point.accuracy_losses`.
-        threshold, breaking: what is kept, and up to which batch size.
-    """
-    rule = rule_of(name)
-    known = table.dropna(subset="accuracy")
-    if table.empty:
-        return f"No run of {rule} is finished."
-    if threshold is None and known.empty:
-        return f"Every run of {rule} diverges."
-    if threshold is None:
-        best = known.loc[known["accuracy"].idxmax()]
-        return (
-            f"{_capital(rule)} reaches {_percent(best)} at {best['batch_size']:.0f}; without small minibatches nothing "
-            f"says whether that is enough."
-        )
-    against = f"against {100 * threshold.best:.1f} %"
-    rows = table.set_index("batch_size")
-    sizes = rows.index.tolist()
-    if breaking is None:
-        first = rows.loc[sizes[0]]
-        return f"Already at {sizes[0]}, the smallest recorded, {rule} {_failure(first, against)}."
-    kept = f"keeps the small-batch accuracy ({_percent(rows.loc[breaking])} {against})"
-    if breaking == sizes[-1]:
-        return f"Up to {breaking}, the largest recorded, {rule} {kept}."
-    following = sizes[sizes.index(breaking) + 1]
-    return f"Up to {breaking} {rule} {kept}; at {following} it {_failure(rows.loc[following])}."
-
-
-def text(result: dict, width: int = 80) -> str:
-    """The result of `analyse` for a terminal: the same numbers, in lines of at most `width` characters."""
-    parts = [_heading(result)]
-    if result["modes"]:
-        parts += [_table(result["modes"]), "Intervals (95 %) below the batch sizes; – is what the records cannot say."]
-    for name, mode in result["modes"].items():
-        breaking, critical = mode["breaking_point"], mode["critical_batch_size"]
-        parts.append(f"{name}: {mode['sentence']}")
-        said = breaking["accuracy"] is None and mode["batch_sizes"] and result["threshold"]  # in the sentence
-        reasons = {
-            **{f"breaking point in {currency}": breaking["reasons"][currency] for currency in CURRENCIES},
-            "critical batch size": critical["reason"],
-        }
-        together = {}  # one reason may stand for several
-        for what, reason in reasons.items():
-            if reason and not (said and what == "breaking point in accuracy"):
-                together.setdefault(reason, []).append(what)
-        parts += [f"  - {', '.join(whats)}: {reason}" for reason, whats in together.items()]
-        if mode["noise_scale"]:
-            noise = mode["noise_scale"]
-            middle = noise["reason"] if noise["median"] is None else f"{_number(noise['median'])} images"
-            upwards = "upwards" if noise["high"] is None else f"to {_number(noise['high'])}"
-            also = f"; {noise['reason']}" if noise["reason"] and noise["median"] is not None else ""
-            parts.append(
-                f"  - noise scale: {middle} (from {_number(noise['low'])} {upwards} over epochs and runs{also})"
-            )
-    for effect in result["effects"] if result["modes"] else []:
-        shown = [
-            f"{', '.join(str(row['batch_size']) for row in rows)}: {difference}"
-            for difference, rows in itertools.groupby(effect["batch_sizes"], _difference)
-        ]
-        listed = "; ".join(shown) or effect["reason"]
-        parts.append(f"Effect of {effect['effect']}, points of accuracy by batch size: {listed}")
-    best = [row for row in result["frontier"] if not row["dominated"]]
-    if best:
-        listed = "; ".join(
-            f"{row['experiment']} {row['batch_size']} ({100 * row['accuracy']:.1f} %, {row['running_time']:.3g} s)"
-            for row in best
-        )
-        parts.append(f"Worth choosing, from fast to accurate ({len(best)} of {len(result['frontier'])}): {listed}")
-    parts += [f"Missing: {remark}" for remark in result["missing"]]
-    return "\n".join(
-        part
-        if "\n" in part
-        else textwrap.fill(
-            part,
-            width,
-            subsequent_indent="    " if part.startswith("  ") else "  ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for part in parts
+    group, *others = study.groups()
+    timed = group.timed()
+    finals, found = tables.final(timed), threshold(group, tolerance, of)
+    at = to_target(timed, found.accuracy if target is None and found is not None else target)
+    noise = tables.noise_scales(group.epochs)
+    compared = {name: mode for name, mode in group.modes.items() if mode.role == "compared"}
+    return Findings(
+        study=group,
+        finals=finals,
+        threshold=found,
+        to_target=at,
+        modes={name: _mode(mode, group, finals, noise, found, at) for name, mode in compared.items()},
+        effects=tuple(_effect(mode, other, finals) for mode, other in comparisons(group.modes)),
+        frontier=tables.frontier(finals, _guessing(group)),
+        remarks=(*_excluded(group, others), *_remarks(group, timed, finals, found, target)),
     )
 
 
-def _difference(row: dict) -> str:
-    if row["difference"] is None:
-        return f"– ({row['reason']})"
-    return f"{100 * row['difference']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+def to_target(study: Study, target: float | None) -> ToTarget:
+    """Updates and time until an accuracy, with the fit of every compared mode.
+
+    The critical batch size is a property of the way to a target. McCandlish et al. 2018 predict it to be near the
+    gradient noise scale on that way, which grows as the loss falls.
+    """
+    runs = tables.to_target(study, math.inf if target is None else target)
+    below = study.epochs if target is None else study.epochs[study.epochs["accuracy"] < target]
+    noise = tables.noise_scales(below)
+    modes = [mode for mode in study.modes.values() if mode.role == "compared"]
+    curves = {mode.name: tables.curve(runs, mode) for mode in modes}
+    return ToTarget(
+        target=target,
+        runs=runs,
+        curves=curves,
+        critical={name: critical_batch_size(curve) for name, curve in curves.items()},
+        noise_scales={mode.name: NoiseScale.of(tables.curve(noise, mode)) for mode in modes},
+    )
 
 
 def _mode(
-    name: str,
-    finals: pd.DataFrame,
-    runs: pd.DataFrame,
-    noise: pd.DataFrame,
-    threshold: Threshold | None,
-    target: float | None,
-    diverged: Collection[Run],
-) -> dict:
-    own, failed = finals[finals["experiment"] == name], [run for run in diverged if run[0] == name]
-    table = accuracy_losses(own, threshold, failed)
-    behind = pd.concat([own[RUN], pd.DataFrame(failed, columns=RUN)] if failed else [own[RUN]])
-    accuracy = in_accuracy(table, threshold, _threshold_records(threshold, finals) + tables.stems(behind))
-    of_mode = curve(runs, name)
-    critical = critical_batch_size(of_mode)
-    verdicts = dict(zip(CURRENCIES, (accuracy, in_updates(of_mode, critical), in_time(of_mode)), strict=True))
-    verdicts = {currency: asdict(verdict) for currency, verdict in verdicts.items()}
-    fit = asdict(critical) | {"records": tables.stems(of_mode)}
-    if target is None:  # nothing was looked for, so nothing was found
-        for of_curve in (verdicts["updates"], verdicts["time"], fit):
-            of_curve["reason"] = "no target: there is no threshold, and none was given"
-    return {
-        "breaking_point": {currency: verdict["batch_size"] for currency, verdict in verdicts.items()}
-        | {
-            "intervals": {currency: [verdict["low"], verdict["high"]] for currency, verdict in verdicts.items()},
-            "reasons": {currency: verdict["reason"] for currency, verdict in verdicts.items()},
-            "records": {currency: verdict["records"] for currency, verdict in verdicts.items()},
-        },
-        "critical_batch_size": fit,
-        "batch_sizes": _by_batch_size(table, runs[runs["experiment"] == name]),
-        "regimes": tables.local_slopes(of_mode).to_dict("records"),
-        "noise_scale": _noise_scale(noise[noise["experiment"] == name]),
-        "sentence": sentence(name, table, threshold, accuracy.batch_size),
+    mode: Mode, study: Study, finals: pd.DataFrame, noise: pd.DataFrame, found: Threshold | None, at: ToTarget
+) -> ModeFindings:
+    own, failed = finals[finals["experiment"] == mode.name], [run for run in study.diverged if run[0] == mode.name]
+    losses = accuracy_losses(own, found, failed)
+    behind = pd.concat([own[tables.RUN], pd.DataFrame(failed, columns=tables.RUN)] if failed else [own[tables.RUN]])
+    curve, critical = at.curves[mode.name], at.critical[mode.name]
+    points = {
+        "accuracy": in_accuracy(losses, found, [*(found.records if found else ()), *tables.stems(behind)]),
+        "updates": in_updates(curve, critical),
+        "time": in_time(curve),
     }
+    if at.target is None:  # nothing was looked for, so nothing was found
+        unknown = Reason.of("no target")
+        points |= {currency: BreakingPoint.unknown(unknown, points[currency].records) for currency in CURRENCIES[1:]}
+    return ModeFindings(
+        mode=mode,
+        losses=losses,
+        curve=curve,
+        breaking_points=points,
+        critical=critical,
+        regimes=tables.local_slopes(curve),
+        noise_scale=NoiseScale.of(noise[noise["experiment"] == mode.name]),
+    )
 
 
-def _by_batch_size(table: pd.DataFrame, runs: pd.DataFrame) -> list[dict]:
-    rows = []
-    losses = table.set_index("batch_size").to_dict("index")
-    empty = dict.fromkeys(table.columns[1:]) | {"seeds": 0, "diverged": 0}
-    for means in tables.means_to_target(runs).to_dict("records"):
-        size = means["batch_size"]
-        to_target = {f"{name}_to_target": means[name] for name in ("epochs", "updates", "running_time")}
-        counts = {name: means[name] for name in ("runs", "reached")}
-        rows.append({"batch_size": size, **losses.get(size, empty), **counts, **to_target})
-    return rows
+def _effect(mode: Mode, other: Mode, finals: pd.DataFrame) -> Effect:
+    differences = tables.paired_differences(finals, mode.name, other.name)
+    reason = None if len(differences) else Reason.of("no common size", ours=mode.name, theirs=other.name)
+    return Effect(mode.effect, mode, other, differences, reason)
 
 
-def _noise_scale(runs: pd.DataFrame) -> dict | None:
-    """Over the runs of a mode, which are rows of `tables.noise_scales`; None where it has none."""
-    if runs.empty:
-        return None
-    epochs, unknown = runs["epochs"].sum(), (runs["epochs"] - runs["measured"]).sum()
-    return {
-        "median": tables.censored_median(runs["median"]),
-        "low": runs["low"].min(),
-        "high": runs["high"].max(skipna=False),
-        "runs": len(runs),
-        "reason": f"not measurable in {unknown} of {epochs} epochs" if unknown else None,
-    }
-
-
-def _threshold(threshold: Threshold, finals: pd.DataFrame) -> dict:
-    low, high = tables.mean_interval(threshold.by_seed)
-    values = asdict(threshold) | {"standard_deviation": threshold.standard_deviation, "low": low, "high": high}
-    del values["by_seed"]
-    reason = None if threshold.seeds > 1 else "one seed: no interval"
-    return values | {"reason": reason, "records": _threshold_records(threshold, finals)}
-
-
-def _threshold_records(threshold: Threshold | None, finals: pd.DataFrame) -> list[str]:
-    if threshold is None:
-        return []
-    small = finals[finals["experiment"] == "baseline_small"]
-    if threshold.from_batch_size is not None:
-        small = small[small["batch_size"] == threshold.from_batch_size]
-    return tables.stems(small)
-
-
-def _effects(finals: pd.DataFrame) -> list[dict]:
-    effects = []
-    for effect, ours, theirs in COMPARISONS:
-        table = tables.paired_differences(finals, ours, theirs)
-        reason = None if len(table) else f"no batch size with finished runs of both {ours} and {theirs}"
-        rows = table.to_dict("records")
-        effects.append({"effect": effect, "of": ours, "over": theirs, "batch_sizes": rows, "reason": reason})
-    return effects
-
-
-def _frontier(finals: pd.DataFrame) -> list[dict]:
-    rows = tables.frontier(finals).to_dict("records")
-    for row in rows:
-        if row["dominated_by"] is not None:
-            row["dominated_by"] = dict(zip(("experiment", "batch_size"), row["dominated_by"], strict=True))
-    return rows
-
-
-def _missing(
-    records: pd.DataFrame,
-    finals: pd.DataFrame,
-    threshold: Threshold | None,
-    target: float | None,
-    names: set[str],
-    diverged: Collection[Run],
-) -> list[str]:
-    if not names:
-        return ["there are no records"]
+def _excluded(group: Study, others: Sequence[Study]) -> list[Reason]:
+    """What is not analysed because its settings differ."""
     remarks = []
-    absent = [name for name in MODES if name not in names]
-    if absent:
-        remarks.append(f"no records of {', '.join(absent)}")
-    if threshold is None:
-        remarks.append("no finished run of baseline_small, so there is no threshold")
-        if target is None:
-            remarks.append("without a threshold a target must be given for updates and time to target")
-    remarks += [
-        f"{name} B={size} seed {seed} diverged; it counts as a failure" for name, size, seed in sorted(diverged)
-    ]
-    remarks += [
-        f"{run.experiment} B={run.batch_size} seed {run.seed} ended after epoch {run.epoch}; it is in no accuracy"
-        for run in tables.unfinished(tables.without(records, diverged)).itertuples()
-    ]
-    lengths = {name: int(epoch) for name, epoch in finals.groupby("experiment")["epoch"].first().items()}
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name} {epochs}" for name, epochs in lengths.items())
-        remarks.append(f"the modes were trained for different numbers of epochs ({listed}); compare with care")
-    alone = finals.groupby(["experiment", "batch_size"])["seed"].count() == 1
-    if alone.any():
-        remarks.append(f"a single seed for {alone.sum()} of {len(alone)} batch sizes: there no interval can be given")
-    if records["updates"].isna().any():
-        remarks.append(
-            "some records have no column updates: epochs/B stand in for them, so that critical batch sizes are known "
-            "but S_min and E_min are not"
+    for other in others:
+        differing = _differing(
+            {field: other.setting(field) for field in AGREEING}, {field: group.setting(field) for field in AGREEING}
         )
+        if differing:
+            remarks.append(Reason.of("other settings", runs=len(other.runs), differing=differing))
+        else:  # the rule of one mode, of which the group has others
+            (name,) = other.rules
+            differing = _differing(other.rules[name], group.rules[name])
+            differing = tuple(each for each in differing if None not in each)  # the length of no warm-up
+            remarks.append(Reason.of("other rule", runs=len(other.runs), of=name, differing=differing))
+    unknown = len(group.runs) - len(group.sidecars)
+    if group.sidecars and unknown:
+        remarks.append(Reason.of("settings unknown", runs=unknown, of=len(group.runs)))
     return remarks
 
 
-def _heading(result: dict) -> str:
-    threshold, target = result["threshold"], result["target"]
-    if threshold is None:
-        words = f"{result['runs']} runs; no threshold"
-    else:
-        size = threshold["from_batch_size"]
-        source = "the mean of the small batch sizes" if size is None else f"B = {size}"
-        spread = threshold["standard_deviation"]
-        words = (
-            f"{result['runs']} runs; threshold {100 * threshold['accuracy']:.1f} %: "
-            f"{source} with {100 * threshold['best']:.1f}{'' if spread is None else f' ± {100 * spread:.1f}'} % "
-            f"({_seeds(threshold['seeds'])}) less {100 * threshold['tolerance']:g} points"
-        )
-    return words + (f"; target {100 * target:.1f} %" if target is not None else "")
+def _differing(there: dict, here: dict) -> tuple[tuple, ...]:
+    return tuple((field, there[field], here[field]) for field in there if there[field] != here[field])
 
 
-def _table(modes: dict) -> str:
-    column = 13
-    lines = ["".join(f"{head:>{column}}" for head in ("accuracy", "updates", "time", "critical B"))]
-    for name, mode in modes.items():
-        breaking, critical = mode["breaking_point"], mode["critical_batch_size"]
-        values = [*(breaking[currency] for currency in CURRENCIES), critical["estimate"]]
-        intervals = [
-            *(breaking["intervals"][currency] for currency in CURRENCIES),
-            (critical["low"], critical["high"]),
-        ]
-        lines.append(name)
-        lines.append("".join(f"{_number(value):>{column}}" for value in values))
-        if any(bound is not None for interval in intervals for bound in interval):
-            lines.append("".join(f"{_interval(*interval):>{column}}" for interval in intervals))
-    return "\n".join(line.rstrip() for line in lines)
+def _remarks(
+    study: Study, timed: Study, finals: pd.DataFrame, found: Threshold | None, target: float | None
+) -> list[Reason]:
+    if study.runs.empty:
+        return [Reason.of("no records")]
+    remarks = []
+    absent = [name for name in MODES if name not in study.modes]
+    if absent:
+        remarks.append(Reason.of("no records of", names=absent))
+    if found is None:
+        remarks.append(Reason.of("no threshold"))
+        if target is None:
+            remarks.append(Reason.of("target needed"))
+    remarks += [
+        Reason.of("run diverged", run=f"{name} B={size} seed {seed}") for name, size, seed in sorted(study.diverged)
+    ]
+    remarks += [
+        Reason.of("run ended", run=f"{run.experiment} B={run.batch_size} seed {run.seed}", epoch=int(run.epoch))
+        for run in tables.unfinished(study).itertuples()
+    ]
+    lengths = {name: int(epoch) for name, epoch in finals.groupby("experiment")["epoch"].first().items()}
+    if len(set(lengths.values())) > 1:
+        remarks.append(Reason.of("lengths differ", lengths=tuple(lengths.items())))
+    alone = finals.groupby(["experiment", "batch_size"])["seed"].count() == 1
+    if alone.any():
+        remarks.append(Reason.of("seeds missing", single=int(alone.sum()), sizes=len(alone)))
+    if study.epochs["updates"].isna().any():
+        remarks.append(Reason.of("updates missing"))
+    if timed is not study:
+        usual = study.devices.most_common(1)[0][1]
+        remarks.append(Reason.of("times of others", runs=study.devices.total() - usual))
+    return remarks
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0f}"
+def _guessing(study: Study) -> float:
+    """Accuracy up to which a network may have learned nothing: one and a half times that of guessing; 0 if unknown."""
+    classes = CLASSES.get(study.setting("dataset"))
+    return 1.5 / classes if classes else 0.0
 
 
-def _interval(low: float | None, high: float | None) -> str:
-    if low is None and high is None:
-        return ""
-    return f"≤ {high:.0f}" if low is None else f"≥ {low:.0f}" if high is None else f"{low:.0f}–{high:.0f}"
-
-
-def _percent(row: pd.Series) -> str:
-    spread = row["standard_deviation"]
-    return f"{100 * row['accuracy']:.1f}{'' if np.isnan(spread) else f' ± {100 * spread:.1f}'} %"
-
-
-def _failure(row: pd.Series, against: str = "") -> str:
-    if row["diverged"]:
-        count, total = int(row["diverged"]), int(row["diverged"] + row["seeds"])
-        return "diverges" if count == total else f"diverges in {count} of {total} runs"
-    return f"loses {100 * row['loss']:.1f} points" + (f" ({_percent(row)} {against})" if against else "")
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'' if count == 1 else 's'}"
-
-
-def _capital(words: str) -> str:
-    return words[0].upper() + words[1:] if words in _RULES.values() else words
-
-
-def plain(value):
-    """Only what JSON knows: no NumPy, tuples as lists, None for what is not a finite number."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -1,19 +1,18 @@
-"""Analysis to figures. The functions only draw: axes come first, no result is computed here.
+"""Findings to figures. The functions only draw: axes come first, and no result is computed here.
 
     figure, ax = plt.subplots()
-    against_batch_size(ax, over_seeds(final(records), "accuracy"), "accuracy")
-    threshold_line(ax, threshold(records))
+    against_batch_size(ax, found, "accuracy")        # found: of `findings.analyse`
+    threshold_line(ax, found.threshold)
     label_lines(ax)
 
-One colour a mode throughout, from a palette that colour-blind readers can tell apart (Okabe & Ito 2008), and one
-marker; batch sizes on a log₂ axis; in figures of one mode, batch sizes from light to dark. Axes with nothing to show
+Each mode has one colour throughout, from a palette that colour-blind readers can tell apart (Okabe & Ito 2008), and one
+marker. Batch sizes are on a log₂ axis; in figures of one mode they run from light to dark. Axes with nothing to show
 say so.
 """
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,17 +23,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from batchscale.analysis.critical_batch_size import steps_to_target
-from batchscale.analysis.tables import Threshold, in_order
-from batchscale.modes import MODES
+from batchscale.analysis.findings import Effect, Findings, ToTarget
+from batchscale.analysis.projection import ModeProjection
+from batchscale.analysis.reasons import together
+from batchscale.analysis.tables import over_seeds
+from batchscale.analysis.threshold import Threshold
+from batchscale.modes import MODES, Mode
 
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_MODE_LABELS = {
-    "baseline_small": "small batches, base rate",
-    "baseline_large": "base rate",
-    "scaled_lr": "linearly scaled rate",
-    "gradual_warmup_scaled_lr": "scaled rate, gradual warm-up",
-}
 _DASHES = ("-", "--", "-.", ":")  # of interconnects
 _CURRENCY_MARKERS = {"accuracy": "o", "updates": "s", "time": "^"}
 COLUMN_LABELS = {
@@ -49,53 +46,49 @@ COLUMN_LABELS = {
 LOGARITHMIC = ("running_time", "learning_rate", "updates", "time_to_target")
 
 
-def mode_label(experiment: str) -> str:
-    """How a mode is called in figures; a name of the user's own stays as it is, but for the middle of a long one."""
-    short = experiment if len(experiment) <= 32 else f"{experiment[:15]}…{experiment[-16:]}"
-    return _MODE_LABELS.get(experiment, short)
-
-
-def mode_style(experiment: str, experiments: Iterable[str] = ()) -> dict:
-    """Colour and marker of a mode; names of the user's own, in `experiments`, take the next ones in turn."""
-    own = sorted(set(experiments) - set(MODES))
-    place = [*MODES, *own].index(experiment) if experiment in MODES or experiment in own else len(MODES)
+def mode_style(name: str, names: Iterable[str] = ()) -> dict:
+    """Colour and marker of a mode; those of the user's own, in `names`, take the next ones in turn."""
+    own = sorted(set(names) - set(MODES))
+    place = [*MODES, *own].index(name) if name in MODES or name in own else len(MODES)
     return {"color": _COLOURS[place % len(_COLOURS)], "marker": _MARKERS[place % len(_MARKERS)]}
 
 
-def against_batch_size(ax: Axes, table: pd.DataFrame, column: str) -> None:
-    """A column at the end of training against batch size: a line a mode through the means, the seeds' range as a band.
+def against_batch_size(ax: Axes, found: Findings, column: str, names: Collection[str] | None = None) -> None:
+    """A column at the end of training against batch size: one line per mode through the means over the seeds, with
+    their range as a band.
 
-    `table` is that of `analysis.over_seeds`: experiment, batch_size, mean, low, high.
+    `names` are the modes to draw; None draws all.
     """
-    names = in_order(table["experiment"])
-    if not names:
+    finals = found.finals if names is None else found.finals[found.finals["experiment"].isin(names)]
+    if finals.empty:
         _nothing(ax, "no finished runs")
-    for name in names:
-        mode = table[table["experiment"] == name].sort_values("batch_size")
-        style = mode_style(name, names)
-        ax.plot(mode["batch_size"], mode["mean"], label=mode_label(name), markersize=5, **style)
-        _band(ax, mode["batch_size"], mode["low"], mode["high"], style["color"])
-    _log2_axis(ax, table["batch_size"])
+    for name, mode in found.study.modes.items():
+        table = over_seeds(finals[finals["experiment"] == name], column)
+        if table.empty:
+            continue
+        style = mode_style(name, found.study.modes)
+        ax.plot(table["batch_size"], table["mean"], label=mode.label, markersize=5, **style)
+        _band(ax, table["batch_size"], table["low"], table["high"], style["color"])
+    _log2_axis(ax, finals["batch_size"])
     _value_axis(ax, column)
 
 
-def against_epoch(ax: Axes, table: pd.DataFrame, column: str, batch_sizes: Sequence[int] | None = None) -> None:
-    """A column of one mode against the epoch: a line a batch size, from light to dark, the seeds' range as a band.
+def against_epoch(ax: Axes, epochs: pd.DataFrame, column: str, batch_sizes: Sequence[int] | None = None) -> None:
+    """A column of one mode against the epoch: one line per batch size through the means over the seeds, from light to
+    dark, with their range as a band.
 
-    `table` is that of `analysis.over_seeds` by batch_size and epoch. `batch_sizes` fixes the shades where several axes
-    share them.
+    `epochs` are rows of one mode. `batch_sizes` fixes the shades where several axes share them.
     """
-    sizes = sorted(set(table["batch_size"]) if batch_sizes is None else set(batch_sizes))
-    if table.empty:
+    sizes = sorted(set(epochs["batch_size"]) if batch_sizes is None else set(batch_sizes))
+    if epochs.empty:
         _nothing(ax, "no runs")
     else:
         ax.xaxis.get_major_locator().set_params(integer=True)
     shades = dict(zip(sizes, plt.get_cmap("viridis_r")(np.linspace(0.2, 1, len(sizes))), strict=True))
-    for size, run in table.groupby("batch_size"):
-        run = run.sort_values("epoch")
-        marker = "o" if len(run) == 1 else None
-        ax.plot(run["epoch"], run["mean"], color=shades[size], marker=marker, label=f"B = {size}")
-        _band(ax, run["epoch"], run["low"], run["high"], shades[size])
+    for size, table in over_seeds(epochs, column, by=("batch_size", "epoch")).groupby("batch_size"):
+        marker = "o" if len(table) == 1 else None
+        ax.plot(table["epoch"], table["mean"], color=shades[size], marker=marker, label=f"B = {size}")
+        _band(ax, table["epoch"], table["low"], table["high"], shades[size])
     ax.set_xlabel("epoch")
     _value_axis(ax, column)
 
@@ -118,7 +111,7 @@ def threshold_line(ax: Axes, threshold: Threshold | None) -> None:
     if threshold is not None and ax.has_data():
         size = threshold.from_batch_size
         source = "mean of small B" if size is None else f"B = {size}"
-        label = f"threshold {threshold.accuracy:.3f} ({source} less {threshold.tolerance:g})"
+        label = f"threshold {threshold.accuracy:.3f} ({source} minus {threshold.tolerance:g})"
         ax.axhline(threshold.accuracy, color="0.4", linestyle="--", linewidth=1, zorder=0, label=label)
 
 
@@ -150,19 +143,19 @@ def label_lines(ax: Axes) -> None:
         ax.legend(handles=[line for line in lines if line not in named], fontsize=8)
 
 
-def to_target(ax: Axes, runs: pd.DataFrame, means: pd.DataFrame, column: str, target: float | None) -> None:
-    """Updates or running time to the target against batch size: a marker a run, a line through the seeds' means.
+def to_target(ax: Axes, at: ToTarget, column: str, modes: Mapping[str, Mode]) -> None:
+    """Updates or running time to the target against batch size: a marker per run, a line through the seeds' means.
 
     A run that never reached the target is an open triangle that points up, at what it made without reaching it: its
     value lies somewhere above. One that diverged is a cross, at the lower edge if it never finished an epoch.
 
     Args:
-        runs: of `analysis.to_target`; rows of several modes.
-        means: of `analysis.means_to_target`.
+        at: curves of several modes.
         column: "updates" or "running_time".
-        target: accuracy, 0-1; None: there is none, and nothing is drawn.
+        modes: by name, those of the study.
     """
     trained = {"updates": "updates_trained", "running_time": "time_trained"}[column]
+    runs, means, target = at.drawn, at.means, at.target
     runs = runs.assign(value=runs[column].fillna(runs[trained]))
     reason = None if (runs["value"] > 0).any() else "not recorded" if len(runs) else "no runs"
     if target is None:
@@ -173,14 +166,14 @@ def to_target(ax: Axes, runs: pd.DataFrame, means: pd.DataFrame, column: str, ta
     else:
         ax.set_title(f"target: accuracy {target:.3f}", fontsize=10)
         runs = runs.dropna(subset="value")
-    names = in_order(runs["experiment"])
+    names = [name for name in modes if name in set(runs["experiment"])]
     for place, name in enumerate(names):
         mode = runs[runs["experiment"] == name]
-        style = mode_style(name, names)
+        style = mode_style(name, modes)
         aside = mode["batch_size"] * 2 ** (0.12 * (place - (len(names) - 1) / 2))  # or else they would hide each other
         started, censored = mode["value"] > 0, mode["censored"] == "right"
         line = means[means["experiment"] == name].dropna(subset=column)
-        ax.plot(line["batch_size"], line[column], label=mode_label(name), markersize=5, **style)
+        ax.plot(line["batch_size"], line[column], label=modes[name].label, markersize=5, **style)
         ax.scatter(aside[~censored], mode.loc[~censored, "value"], s=12, color=style["color"], alpha=0.6, linewidths=0)
         for diverged, marker in ((False, "^"), (True, "x")):
             missed = censored & started & (mode["diverged"] == diverged)
@@ -198,47 +191,47 @@ def to_target(ax: Axes, runs: pd.DataFrame, means: pd.DataFrame, column: str, ta
     _value_axis(ax, "time_to_target" if column == "running_time" else column)
 
 
-def critical_batch_size(ax: Axes, name: str, fit: dict, experiments: Iterable[str] = ()) -> None:
-    """The fitted curve S(B) of a mode, dashed, over `to_target`; on it B_crit, with its interval as a bar.
+def critical_batch_sizes(ax: Axes, at: ToTarget) -> None:
+    """The fitted curves S(B), dashed, over `to_target`; on each of them B_crit, with its interval as a bar.
 
-    It begins at the smallest batch size at which the target is reached, or at B_crit if that is smaller; above the
-    largest, the runs that never reached the target speak for it. `fit` is a mode's `critical_batch_size` in the result
-    of `findings.analyse`. Nothing where B_crit is not determined, or where the records have no updates.
+    A curve begins at the smallest batch size at which the target is reached, or at B_crit if that is smaller; above the
+    largest, the runs that never reached the target speak for it. Where B_crit is undetermined, or the records have no
+    updates, nothing is drawn.
     """
-    if fit["estimate"] is None or fit["steps_min"] is None:
-        return
-    colour = mode_style(name, experiments)["color"]
-    low, high = ax.get_xlim()
-    sizes = np.geomspace(min(fit["batch_sizes"][0], fit["estimate"]), high, 100)
-    ax.plot(sizes, steps_to_target(sizes, fit["steps_min"], fit["estimate"]), "--", color=colour, linewidth=1)
-    at = steps_to_target(fit["estimate"], fit["steps_min"], fit["estimate"])
-    ax.hlines(at, fit["low"], fit["high"], color=colour, alpha=0.3, linewidth=7)
-    ax.plot(fit["estimate"], at, "|", color=colour, markersize=12, markeredgewidth=2)
-    ax.set_xlim(low, high)
-    if "fit S(B), with the critical batch size" not in ax.get_legend_handles_labels()[1]:
-        _key(ax, "fit S(B), with the critical batch size", marker="|", linestyle="--", markersize=10)
+    for name, fit in at.critical.items():
+        if fit.estimate is None or fit.steps_min is None:
+            continue
+        colour = mode_style(name, at.critical)["color"]
+        low, high = ax.get_xlim()
+        sizes = np.geomspace(min(fit.batch_sizes[0], fit.estimate), high, 100)
+        ax.plot(sizes, steps_to_target(sizes, fit.steps_min, fit.estimate), "--", color=colour, linewidth=1)
+        middle = steps_to_target(fit.estimate, fit.steps_min, fit.estimate)
+        ax.hlines(middle, fit.low, fit.high, color=colour, alpha=0.3, linewidth=7)
+        ax.plot(fit.estimate, middle, "|", color=colour, markersize=12, markeredgewidth=2)
+        ax.set_xlim(low, high)
+        if "fit S(B), with the critical batch size" not in ax.get_legend_handles_labels()[1]:
+            _key(ax, "fit S(B), with the critical batch size", marker="|", linestyle="--", markersize=10)
 
 
-def effects(ax: Axes, effects: Sequence[dict]) -> None:
+def effects(ax: Axes, effects: Sequence[Effect], names: Iterable[str] = ()) -> None:
     """What scaling and warm-up add to the accuracy, in points, against batch size, with intervals as bands.
 
-    `effects` are those of `findings.analyse`; each has the colour of the mode that has it, and one that no batch size
-    shows its reason in the legend.
+    Each effect has the colour of the mode that has it; `names` are all modes, or else colours of the user's own may
+    differ from those in other figures. One that no batch size shows has its reason in the legend.
     """
+    names = [*names, *(effect.of.name for effect in effects)]
     drawn, reasons = [], []
     for effect in effects:
-        rows = [row for row in effect["batch_sizes"] if row["difference"] is not None]
-        sizes = [row["batch_size"] for row in rows]
-        style = mode_style(effect["of"])
-        if rows:
-            label = f"{effect['effect']}: {mode_label(effect['of'])}\nless {mode_label(effect['over'])}"
-            ax.plot(sizes, [100 * row["difference"] for row in rows], label=label, markersize=5, **style)
-            low, high = ([100 * row[bound] for row in rows] for bound in ("low", "high"))
-            _band(ax, sizes, low, high, style["color"])
+        known = effect.differences.dropna(subset="difference")
+        style = mode_style(effect.of.name, names)
+        if len(known):
+            label = f"{effect.name}: {effect.of.label}\nminus {effect.over.label}"
+            ax.plot(known["batch_size"], 100 * known["difference"], label=label, markersize=5, **style)
+            _band(ax, known["batch_size"], 100 * known["low"], 100 * known["high"], style["color"])
         else:
-            reason = effect["reason"] or effect["batch_sizes"][0]["reason"]
-            reasons.append(textwrap.fill(f"{effect['effect']}: {reason}", 60))
-        drawn += sizes
+            reason = effect.reason or effect.differences["reason"].iloc[0]
+            reasons.append(textwrap.fill(f"{effect.name}: {reason}", 60))
+        drawn += known["batch_size"].tolist()
     if drawn:
         ax.axhline(0, color="0.4", linewidth=1, zorder=0)
         for reason in reasons:
@@ -247,108 +240,95 @@ def effects(ax: Axes, effects: Sequence[dict]) -> None:
     else:
         _nothing(ax, "\n".join(reasons))
     _log2_axis(ax, drawn)
-    ax.set_ylabel("difference of test accuracy (points)")
+    ax.set_ylabel("difference of\ntest accuracy (points)")
 
 
-def breaking_points(ax: Axes, modes: dict[str, dict]) -> None:
+def breaking_points(ax: Axes, found: Findings) -> None:
     """The breaking points of every mode in the three currencies, a row each, with intervals as bars.
 
-    `modes` are those of `findings.analyse`. An arrow shows an interval that goes below the smallest recorded batch
-    size; one of a single batch size is hidden by its marker. Where there is neither, the row gives the reason.
+    An arrow shows an interval that extends below the smallest recorded batch size; one of a single batch size is hidden
+    by its marker. Where there is neither, the row gives the reason.
     """
-    names = list(modes)
-    rows = [(name, currency) for name in names for currency in _CURRENCY_MARKERS]
-    sizes = sorted({row["batch_size"] for mode in modes.values() for row in mode["batch_sizes"]})
+    names = list(found.modes)
+    runs = found.study.runs
+    sizes = sorted(map(int, runs.loc[runs["experiment"].isin(names), "batch_size"].unique()))
     if not sizes:
         _nothing(ax, "no runs of large minibatches")
         return
-    verdicts = [modes[name]["breaking_point"] for name in names]
-    bounds = [bound for verdict in verdicts for interval in verdict["intervals"].values() for bound in interval]
+    verdicts = [mode.breaking_points for mode in found.modes.values()]
     points = [verdict[currency] for verdict in verdicts for currency in _CURRENCY_MARKERS]
-    powers = _powers([*sizes, *bounds, *points])
+    powers = _powers([*sizes, *(end for point in points for end in (point.low, point.batch_size, point.high))])
     _log2_axis(ax, powers)
     left = powers[0] / 1.5
     ax.set_xlim(left, powers[-1] * 1.5)
-    for place, (name, currency) in enumerate(rows):
-        breaking = modes[name]["breaking_point"]
-        size, (low, high) = breaking[currency], breaking["intervals"][currency]
-        colour = mode_style(name, names)["color"]
-        place = -(place + place // 3)  # a gap between modes
-        if high is not None:
-            ax.hlines(place, left if low is None else low, high, color=colour, alpha=0.3, linewidth=7)
-            if low is None:
+    places = [-(row + row // 3) for row in range(len(points))]  # a gap between modes
+    for row, (place, point) in enumerate(zip(places, points, strict=True)):
+        colour = mode_style(names[row // 3], names)["color"]
+        marker = list(_CURRENCY_MARKERS.values())[row % 3]
+        if point.high is not None:
+            ax.hlines(place, left if point.low is None else point.low, point.high, color=colour, alpha=0.3, linewidth=7)
+            if point.low is None:
                 ax.plot(left, place, marker="<", color=colour, markersize=6, clip_on=False)
-        if size is not None:
-            ax.plot(size, place, marker=_CURRENCY_MARKERS[currency], color=colour, markersize=7)
-        elif high is None:
-            reason = textwrap.fill(breaking["reasons"][currency], 72)
-            ax.annotate(reason, (left, place), (6, 0), textcoords="offset points", va="center", fontsize=7, color="0.3")
-        if (size is None) != (high is None):
-            end, word = (high, "no estimate") if size is None else (size, "no interval")
-            beside = (
-                {"xytext": (7, 0), "ha": "left"} if end**2 < left * powers[-1] else {"xytext": (-7, 0), "ha": "right"}
-            )
-            ax.annotate(word, (end, place), textcoords="offset points", va="center", fontsize=7, color="0.3", **beside)
-    places = [-(place + place // 3) for place in range(len(rows))]
-    ax.set_yticks(places, [currency for _, currency in rows])
-    for number, name in enumerate(names):
-        ax.annotate(
-            mode_label(name),
-            (left, places[3 * number] + 0.75),
-            (6, 0),
-            textcoords="offset points",
-            fontsize=9,
-            color=mode_style(name, names)["color"],
-            va="center",
-        )
+        if point.batch_size is not None:
+            ax.plot(point.batch_size, place, marker=marker, color=colour, markersize=7)
+        elif point.high is None:
+            reason = textwrap.fill(together(point.reasons), 72)
+            _beside(ax, reason, left, place)
+        if (point.batch_size is None) != (point.high is None):
+            end, word = (point.high, "no estimate") if point.batch_size is None else (point.batch_size, "no interval")
+            _beside(ax, word, end, place, is_left=end**2 >= left * powers[-1])
+    ax.set_yticks(places, list(_CURRENCY_MARKERS) * len(names))
+    for row, (name, mode) in enumerate(found.modes.items()):
+        place = places[3 * row] + 0.75
+        _beside(ax, mode.mode.label, left, place, fontsize=9, color=mode_style(name, names)["color"])
     ax.set_ylim(min(places) - 0.7, 1.2)
     ax.grid(axis="x", color="0.9")
     ax.set_axisbelow(True)
 
 
-def noise_scales(ax: Axes, modes: dict[str, dict]) -> None:
+def noise_scales(ax: Axes, found: Findings) -> None:
     """Fitted critical batch size (filled, interval as a bar) beside the gradient noise scale (open, range as a line).
 
-    `modes` are those of `findings.analyse`. The noise scale is the median of the runs' medians; its range is over all
-    epochs and runs, and ends in an arrow where some epochs were not measurable. What is missing is said in its place.
+    The noise scale is the median of the runs' medians; its range is over all epochs and runs, and ends in an arrow
+    where it was not measurable in some. What is missing is said in its place.
     """
-    names = list(modes)
-    fits = [fit for mode in modes.values() if (fit := mode["critical_batch_size"])["estimate"] is not None]
-    noises = [noise for mode in modes.values() if (noise := mode["noise_scale"]) is not None]
+    names = list(found.modes)
+    fits = [mode.critical for mode in found.modes.values() if mode.critical.estimate is not None]
+    noises = [mode.noise_scale for mode in found.modes.values() if mode.noise_scale is not None]
     if not fits and not noises:
         _nothing(ax, "neither a critical batch size is determined\nnor a noise scale measured")
         return
-    powers = _powers(value[bound] for value in (*fits, *noises) for bound in ("low", "high"))
+    powers = _powers(end for value in (*fits, *noises) for end in (value.low, value.high))
     right = powers[-1] * 1.5
 
     def say(missing: str, place: float) -> None:
         ax.annotate(missing, (0.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="0.3")
 
-    for place, name in enumerate(names):
-        fit, noise = modes[name]["critical_batch_size"], modes[name]["noise_scale"]
-        style = mode_style(name, names)
-        if fit["estimate"] is not None:
-            ax.hlines(-place + 0.13, fit["low"], fit["high"], color=style["color"], alpha=0.3, linewidth=7)
-            ax.plot(fit["estimate"], -place + 0.13, markersize=7, **style)
+    for place, (name, mode) in enumerate(found.modes.items()):
+        fit, noise, style = mode.critical, mode.noise_scale, mode_style(name, names)
+        if fit.estimate is not None:
+            ax.hlines(-place + 0.13, fit.low, fit.high, color=style["color"], alpha=0.3, linewidth=7)
+            ax.plot(fit.estimate, -place + 0.13, markersize=7, **style)
         else:
-            say("B_crit not determined", -place + 0.13)
+            say("B_crit undetermined", -place + 0.13)
         if noise is None:
             say("noise scale not measured", -place - 0.13)
             continue
-        ax.hlines(-place - 0.13, noise["low"], noise["high"] or right, color=style["color"], linewidth=1)
-        if noise["high"] is None:
+        ax.hlines(-place - 0.13, noise.low, noise.high or right, color=style["color"], linewidth=1)
+        if noise.high is None:
             ax.plot(right, -place - 0.13, marker=">", color=style["color"], markersize=6, clip_on=False)
-        if noise["median"] is not None:
-            ax.plot(noise["median"], -place - 0.13, markersize=7, markerfacecolor="white", **style)
+        if noise.median is not None:
+            ax.plot(noise.median, -place - 0.13, markersize=7, markerfacecolor="white", **style)
         else:
-            say(f"noise scale {noise['reason']}", -place - 0.32)
+            say(f"noise scale {together(noise.reasons)}", -place - 0.32)
     for of_any, label, face in (
         (fits, "critical batch size of the fit", None),
         (noises, "gradient noise scale", "white"),
     ):
         if of_any:
             ax.plot([], [], "o", color="0.3", markerfacecolor=face, label=label)
-    ax.set_yticks([-place for place in range(len(names))], [textwrap.fill(mode_label(name), 16) for name in names])
+    labels = [textwrap.fill(mode.mode.label, 16) for mode in found.modes.values()]
+    ax.set_yticks([-place for place in range(len(names))], labels)
     ax.set_ylim(-len(names) + 0.4, 0.6)
     _log2_axis(ax, powers)
     ax.set_xlim(powers[0] / 1.5, right)
@@ -356,25 +336,28 @@ def noise_scales(ax: Axes, modes: dict[str, dict]) -> None:
     _legend_above(ax)
 
 
-def frontier(ax: Axes, rows: Sequence[dict]) -> None:
-    """Final accuracy against running time, a marker a mode and batch size; those worth choosing are joined and named.
+def frontier(ax: Axes, found: Findings) -> None:
+    """Final accuracy against running time, a marker per mode and batch size; the Pareto frontier is joined and named.
 
-    `rows` are the frontier of `findings.analyse`; the others, which another beats in both, are pale.
+    The others, which another beats in both, are pale.
     """
-    names = in_order(row["experiment"] for row in rows)
+    table, modes = found.frontier, found.study.modes
+    is_below = table["dominated"].astype(bool)
+    names = [name for name in modes if name in set(table["experiment"])]
     for name in names:
+        label = modes[name].label
         for dominated in (False, True):
-            points = [row for row in rows if row["experiment"] == name and row["dominated"] is dominated]
-            times, accuracies = ([row[column] for row in points] for column in ("running_time", "accuracy"))
-            style = mode_style(name, names) | {"linestyle": "none", "alpha": 0.3 if dominated else 1}
-            label = mode_label(name) if not dominated or all(row["dominated"] for row in points) else None
-            known = label in ax.get_legend_handles_labels()[1]
-            ax.plot(times, accuracies, label=None if known or not points else label, markersize=6, **style)
-    best = sorted((row for row in rows if not row["dominated"]), key=lambda row: row["running_time"])
-    if not best:
-        _nothing(ax, "no finished runs")
+            points = table[(table["experiment"] == name) & (is_below == dominated)]
+            style = mode_style(name, modes) | {"linestyle": "none", "alpha": 0.3 if dominated else 1}
+            is_named = label in ax.get_legend_handles_labels()[1]
+            if len(points):
+                shown = None if is_named else label
+                ax.plot(points["running_time"], points["accuracy"], label=shown, markersize=6, **style)
+    best = table[~is_below]
+    if best.empty:
+        _nothing(ax, "no finished runs" if found.finals.empty else "no times of runs that do better than guessing")
     else:
-        ax.plot(*([row[c] for row in best] for c in ("running_time", "accuracy")), color="0.6", linewidth=1, zorder=0)
+        ax.plot(best["running_time"], best["accuracy"], color="0.6", linewidth=1, zorder=0)
     if names:
         ax.legend(fontsize=8, title="number: batch size", title_fontsize=8)
         ax.margins(x=0.16, y=0.12)  # room for the numbers beside the points
@@ -384,55 +367,54 @@ def frontier(ax: Axes, rows: Sequence[dict]) -> None:
         ax.set_xscale("log")
         _few_numbers(ax.xaxis, ax.get_xlim())
     placed = []
-    for row in best[::-1]:  # the most accurate first: where two numbers would overlap, it keeps its own
-        place = ax.transData.transform((row["running_time"], row["accuracy"])) * 72 / ax.figure.dpi
+    for row in best[::-1].itertuples():  # the most accurate first: where two numbers would overlap, it keeps its own
+        place = ax.transData.transform((row.running_time, row.accuracy)) * 72 / ax.figure.dpi
         if all(abs(place[0] - x) > 24 or abs(place[1] - y) > 9 for x, y in placed):
             placed.append(place)
             ax.annotate(
-                f"{row['batch_size']}",
-                (row["running_time"], row["accuracy"]),
+                f"{row.batch_size}",
+                (row.running_time, row.accuracy),
                 (-6, 3),
                 textcoords="offset points",
                 ha="right",
                 fontsize=8,
-                color=mode_style(row["experiment"], names)["color"],
+                color=mode_style(row.experiment, modes)["color"],
             )
 
 
-def projection(ax: Axes, name: str, mode: dict | None, experiments: Iterable[str] = ()) -> None:
-    """Time to target of a mode against the number of workers: a line an interconnect, a marker where they stop paying.
+def projection(ax: Axes, mode: ModeProjection | None, names: Iterable[str] = ()) -> None:
+    """Time to target of a mode against the number of workers: a line per interconnect, a marker where they stop paying.
 
-    `mode` is one of those of `projection.project`; None: there is none. A line is pale where a worker has fewer images
-    than any recorded minibatch. An interconnect that cannot be projected shows its reason in the legend.
+    A line is pale where a worker has fewer images than any recorded minibatch. An interconnect that cannot be projected
+    shows its reason in the legend. None: there is no mode.
     """
-    reason = "no records of large minibatches" if mode is None else mode["reason"]
+    reason = "no records of large minibatches" if mode is None else mode.reason
     if reason is not None:
-        _nothing(ax, textwrap.fill(reason, 40))
+        _nothing(ax, textwrap.fill(str(reason), 40))
     else:
-        style = mode_style(name, experiments)
-        dashes = dict(zip(mode["interconnects"], _DASHES * len(mode["interconnects"]), strict=False))
-        for label, found in mode["interconnects"].items():
-            rows = found["workers"]
-            if not rows:
-                _key(ax, textwrap.fill(f"{label}: {found['reason']}", 40), linestyle="none")
+        style = mode_style(mode.mode.name, names)
+        dashes = dict(zip(mode.scalings, _DASHES * len(mode.scalings), strict=False))
+        for label, scaling in mode.scalings.items():
+            if not scaling.workers:
+                _key(ax, textwrap.fill(f"{label}: {together(scaling.reasons)}", 40), linestyle="none")
                 continue
             line = {"color": style["color"], "linestyle": dashes[label]}
-            workers, seconds = [row["workers"] for row in rows], [row["seconds"] for row in rows]
-            measured = [math.nan if row["extrapolated"] else row["seconds"] for row in rows]
+            workers, seconds = [each.workers for each in scaling.workers], [each.seconds for each in scaling.workers]
+            measured = [math.nan if each.extrapolated else each.seconds for each in scaling.workers]
             ax.plot(workers, measured, label=label, **line)
             ax.plot(workers, seconds, alpha=0.35, **line)
-            (stop,) = (row for row in rows if row["workers"] == found["pays_up_to"])
-            ax.plot(stop["workers"], stop["seconds"], linestyle="none", markersize=7, **style)
+            stop = scaling.pays_up_to
+            ax.plot(stop.workers, stop.seconds, linestyle="none", markersize=7, **style)
         label = "more workers stop paying"
         ax.plot([], [], linestyle="none", color="0.4", marker=style["marker"], label=label)
-        drawn = [row for found in mode["interconnects"].values() for row in found["workers"]]
-        if any(row["extrapolated"] for row in drawn):
-            ax.plot([], [], color=style["color"], alpha=0.35, label="extrapolated to few images a worker")
+        drawn = [each for scaling in mode.scalings.values() for each in scaling.workers]
+        if any(each.extrapolated for each in drawn):
+            ax.plot([], [], color=style["color"], alpha=0.35, label="extrapolated to few images per worker")
         ax.legend(fontsize=8, title="interconnect", title_fontsize=8)
-        _log2_axis(ax, [row["workers"] for row in drawn])
+        _log2_axis(ax, [each.workers for each in drawn])
         ax.set_yscale("log")
         _few_numbers(ax.yaxis, ax.get_ylim())
-    ax.set_title(mode_label(name), fontsize=10)
+    ax.set_title("" if mode is None else mode.mode.label, fontsize=10)
     ax.set_xlabel("workers")
     ax.set_ylabel(COLUMN_LABELS["time_to_target"])
 
@@ -450,14 +432,6 @@ def image_grid(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], c
                 axes[row, column].imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray")
     figure.tight_layout(pad=0.3)
     return figure
-
-
-def save(figure: Figure, data_dir: str | Path, name: str) -> None:
-    """Write a figure to `figures/` beside the records, as PNG for a screen and as SVG for a page."""
-    folder = Path(data_dir).expanduser() / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    for ending in ("png", "svg"):
-        figure.savefig(folder / f"{name}.{ending}", dpi=150, bbox_inches="tight")
 
 
 def _value_axis(ax: Axes, column: str) -> None:
@@ -481,6 +455,12 @@ def _band(ax: Axes, places: Sequence[float], low: Sequence[float], high: Sequenc
     ax.fill_between(places, low, high, color=color, alpha=0.2, linewidth=0)
     if len(places) == 1:
         ax.vlines(places, low, high, color=color, alpha=0.5)
+
+
+def _beside(ax: Axes, words: str, x: float, y: float, *, is_left: bool = False, fontsize=7, color="0.3") -> None:
+    """Words to the right of a point, or to the left."""
+    place = {"xytext": (-7 if is_left else 7, 0), "textcoords": "offset points", "ha": "right" if is_left else "left"}
+    ax.annotate(words, (x, y), va="center", fontsize=fontsize, color=color, **place)
 
 
 def _key(ax: Axes, label: str, **style) -> None:

@@ -1,28 +1,35 @@
 """Time to target on more workers than there are: T(N) = updates(B) · (compute(⌈B/N⌉) + all-reduce(N, bytes)).
 
-    result = project(records.load("data"), gradient_bytes=4 * 371_634)
-    result["modes"]["scaled_lr"]["interconnects"]["ethernet"]["pays_up_to"]     # workers
-    print(text(result, width=80))
+    found = project(Study.load("data"), parameters=371_634)
+    found.modes["scaled_lr"].scalings["ethernet"].pays_up_to.workers
+    print(terminal.projection_text(found, width=80))
 
-Updates and the compute time of a step are those on record; a worker is whatever trained them. Workers compute their
+Updates and the compute time of an update are those on record; a worker is whatever trained them. Workers compute their
 shares of a minibatch at the same time, then exchange gradients in a ring, and nothing overlaps. Assumption: as many
 updates are needed when batch norm sees a worker's share, B/N images, in place of B. Pure functions: no files, no clock.
 """
 
 import math
-import textwrap
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from scipy import optimize
 
 from batchscale.analysis import tables
-from batchscale.analysis.findings import curve, plain
-from batchscale.analysis.tables import Run
+from batchscale.analysis.findings import to_target
+from batchscale.analysis.reasons import Reason
+from batchscale.analysis.threshold import threshold
+from batchscale.modes import Mode
+from batchscale.records.study import Run, Study
 
 SAVING = 0.1  # more workers pay while twice as many save at least this share of the time
+MEANING = (
+    f"More workers pay while doubling them saves at least {100 * SAVING:g} % of the time. They are half efficient "
+    f"while T(1)/(N·T(N)) is at least ½. T(N) is that of the best recorded B."
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,11 @@ class Interconnect:
     latency: float  # α, seconds a message
     bandwidth: float  # β, bytes per second that a worker sends, while it receives as many
     source: str
+
+    @property
+    def is_free(self) -> bool:
+        """Whether an exchange costs nothing."""
+        return self.latency == 0 and math.isinf(self.bandwidth)
 
 
 INTERCONNECTS = {
@@ -137,198 +149,160 @@ def best_batch_sizes(times: pd.DataFrame) -> pd.DataFrame:
     return best.assign(efficiency=best["seconds"][0] / (best["workers"] * best["seconds"]))
 
 
+@dataclass(frozen=True)
+class WorkerTime:
+    """Time to target for one number of workers, at its best batch size."""
+
+    workers: int
+    batch_size: int
+    seconds: float
+    extrapolated: bool  # a worker has fewer images than any recorded minibatch
+    efficiency: float  # T(1)/(N·T(N))
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """Time to target of one mode over one interconnect, for 1, 2, 4, … workers.
+
+    Attributes:
+        workers: the best for each number of workers; empty where they are undetermined.
+        times: rows of `times_to_target`, at every batch size.
+        pays_up_to: the first whose doubling saves less than SAVING of the time.
+        half_efficient_up_to: the last number of workers that keeps the efficiency at ½ or more, as all smaller ones do.
+        fastest: the shortest time.
+        reasons: why there are none, or what they do not cover.
+    """
+
+    workers: tuple[WorkerTime, ...]
+    times: pd.DataFrame
+    pays_up_to: WorkerTime | None
+    half_efficient_up_to: int | None
+    fastest: WorkerTime | None
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ModeProjection:
+    """One mode over every interconnect.
+
+    Attributes:
+        updates: to target by batch size, geometric means over the seeds.
+        upper_bounds: batch sizes at which the target is reached within the first epoch.
+        scalings: by interconnect.
+        reason: why nothing can be projected.
+    """
+
+    mode: Mode
+    updates: pd.Series
+    upper_bounds: frozenset[int]
+    scalings: dict[str, Scaling]
+    reason: Reason | None
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """Time to target against the number of workers, for every mode and interconnect. Seconds and bytes."""
+
+    study: Study
+    target: float | None
+    gradient_bytes: int | None
+    interconnects: dict[str, Interconnect]
+    seconds_per_update: pd.Series
+    modes: dict[str, ModeProjection]
+    remarks: tuple[Reason, ...]
+
+
 def project(
-    records: pd.DataFrame,
+    study: Study,
     *,
-    gradient_bytes: float | None,
+    parameters: int | None = None,
     interconnects: Mapping[str, Interconnect] = INTERCONNECTS,
     target: float | None = None,
-    diverged: Collection[Run] = (),
-    untimed: Collection[Run] = (),
-) -> dict:
+) -> Projection:
     """Time to target against the number of workers, for every mode and interconnect, at the best recorded batch size.
 
+    As in `analyse`, the largest group of runs whose settings agree is projected. A worker is the commonest device of
+    the runs that one worker trained; the times of other runs do not count.
+
     Args:
-        records: tidy frame, see `records.load`; possibly empty.
-        gradient_bytes: 4 a parameter; None: not known, so that only an exchange that costs nothing can be projected.
+        study: possibly without runs.
+        parameters: of the network, four bytes of gradient each; None: what the sidecars say. Where neither is known,
+            only an exchange that costs nothing can be projected.
         interconnects: by name.
         target: accuracy, 0-1; None: the threshold.
-        diverged: runs that diverged.
-        untimed: runs whose times are not those of one worker.
-
-    Returns:
-        `target`, `gradient_bytes`, `interconnects`, `seconds_per_update` (rows), `missing` (sentences) and `modes`, by
-        name: `batch_sizes` (rows with the updates to target; `upper_bound` where it is reached within the first epoch),
-        `reason` where there are none, and `interconnects`, by name:
-
-        - `pays_up_to`: the first number of workers whose doubling saves less than SAVING of the time,
-        - `half_efficient_up_to`: the last that, with all smaller ones, keeps the efficiency at ½ or more,
-        - `fastest`: the number with the shortest time,
-        - `workers`: a row a number of workers, at its best batch size; `times`: a row each, at every batch size,
-        - `reason`: why they are None, or what they do not cover.
-
-        Seconds and bytes; numbers of workers are powers of two.
     """
-    found = tables.threshold(records, diverged=diverged)
-    target = found.accuracy if target is None and found is not None else target
-    runs = tables.to_target(records, math.inf if target is None else target, diverged)
-    steps = seconds_per_update(tables.without(records, untimed))
-    names = tables.in_order({*records["experiment"], *(name for name, _, _ in diverged)} - {"baseline_small"})
-    missing = [] if names else ["there are no records of large minibatches"]
-    if target is None:
-        missing.append("no target: there is no threshold, and none was given")
-    if names and len(steps) < 2:
-        missing.append(f"the time of an update is recorded at {len(steps)} batch sizes; two are needed")
+    study = study.groups()[0]
+    found = threshold(study)
+    at = to_target(study, found.accuracy if target is None and found is not None else target)
+    alone = study.without(_of_several_workers(study))
+    steps = seconds_per_update(alone.timed().epochs)
+    counts = sorted({content["parameters"] for content in study.sidecars.values() if "parameters" in content})
+    if parameters is None and len(counts) == 1:
+        (parameters,) = counts
+    gradient_bytes = None if parameters is None else 4 * parameters
+    blocking = [] if at.curves else [Reason.of("no large records")]
+    if at.target is None:
+        blocking.append(Reason.of("no target"))
+    if at.curves and len(steps) < 2:
+        blocking.append(Reason.of("too few step times", sizes=len(steps)))
     modes = {}
-    for name in names:
-        of_mode = tables.means_to_target(curve(runs, name).assign(experiment=name)).dropna(subset="updates")
-        left = set(curve(runs, name).query("censored == 'left'")["batch_size"])
-        updates = of_mode.set_index("batch_size")["updates"]
+    for name, curve in at.curves.items():
+        means = tables.means_to_target(curve.assign(experiment=name)).dropna(subset="updates")
+        updates = means.set_index("batch_size")["updates"]
         updates = updates[updates.index.isin(steps.index)]
-        reason = missing[0] if missing else None
-        if reason is None and updates.empty:
-            reason = "at no batch size with updates on record does every run reach the target"
-        of_interconnects = {
-            label: _of_interconnect(interconnect, updates, steps, gradient_bytes, left, reason)
-            for label, interconnect in interconnects.items()
+        reason = blocking[0] if blocking else Reason.of("no updates at target") if updates.empty else None
+        bounds = frozenset(map(int, curve.loc[curve["censored"] == "left", "batch_size"]))
+        scalings = {
+            label: _scaling(link, updates, steps, gradient_bytes, bounds, reason)
+            for label, link in interconnects.items()
         }
-        rows = [{"batch_size": size, "updates": count, "upper_bound": size in left} for size, count in updates.items()]
-        modes[name] = {"batch_sizes": rows, "reason": reason, "interconnects": of_interconnects}
-    return plain(
-        {
-            "target": target,
-            "gradient_bytes": gradient_bytes,
-            "interconnects": {label: asdict(interconnect) for label, interconnect in interconnects.items()},
-            "seconds_per_update": [{"batch_size": size, "seconds": seconds} for size, seconds in steps.items()],
-            "modes": modes,
-            "missing": missing,
-        }
-    )
+        modes[name] = ModeProjection(study.modes[name], updates, bounds, scalings, reason)
+    remarks = [*blocking]
+    if len(counts) > 1:
+        remarks.append(Reason.of("networks differ", parameters=counts))
+    if len(alone.devices) > 1:
+        remarks.append(Reason.of("devices differ"))
+    return Projection(study, at.target, gradient_bytes, dict(interconnects), steps, modes, tuple(remarks))
 
 
-def _of_interconnect(
-    interconnect: Interconnect,
+def _of_several_workers(study: Study) -> list[Run]:
+    return [run for run, content in study.sidecars.items() if content.get("workers", 1) != 1]
+
+
+def _scaling(
+    link: Interconnect,
     updates: pd.Series,
     steps: pd.Series,
-    gradient_bytes: float | None,
+    gradient_bytes: int | None,
     upper_bounds: Collection[int],
-    reason: str | None,
-) -> dict:
-    nothing = dict.fromkeys(("pays_up_to", "half_efficient_up_to", "fastest"))
-    is_free = interconnect.latency == 0 and math.isinf(interconnect.bandwidth)
-    if reason is None and gradient_bytes is None and not is_free:
-        reason = "the number of parameters is not known; give it"
+    reason: Reason | None,
+) -> Scaling:
+    if reason is None and gradient_bytes is None and not link.is_free:
+        reason = Reason.of("parameters unknown")
     if reason is not None:
-        return nothing | {"workers": [], "times": [], "reason": reason}
-    times = times_to_target(updates, steps, gradient_bytes or 0, interconnect)
-    best = best_batch_sizes(times)
-    workers, seconds = best["workers"].tolist(), best["seconds"].to_numpy()
-
-    def last(holds: np.ndarray) -> int:
-        """The place up to which all hold; the first always does."""
-        return len(holds) - 1 if holds.all() else int(np.argmin(holds)) - 1
-
-    pays = last(np.array([True, *(seconds[1:] <= (1 - SAVING) * seconds[:-1])]))
-    compared = best.iloc[: pays + 2]  # what the verdict rests on
+        return Scaling((), pd.DataFrame(), None, None, None, (reason,))
+    times = times_to_target(updates, steps, gradient_bytes or 0, link)
+    best = [WorkerTime(**row) for row in best_batch_sizes(times).to_dict("records")]
+    pays = _last([twice.seconds <= (1 - SAVING) * once.seconds for once, twice in pairwise(best)])
+    compared = best[: pays + 2]  # what the verdict rests on
     reasons = []
     if pays == len(best) - 1:
-        reasons.append(f"{workers[-1]}, the most that the batch sizes allow, pay still")
-    if compared["extrapolated"].any():
-        reasons.append(f"fewer images a worker than the smallest recorded minibatch, {steps.index[0]}: extrapolated")
-    bounds = sorted(set(compared["batch_size"]) & set(upper_bounds))
+        reasons.append(Reason.of("most still pay", workers=best[-1].workers))
+    if any(each.extrapolated for each in compared):
+        reasons.append(Reason.of("few images per worker", size=int(steps.index[0])))
+    bounds = sorted({each.batch_size for each in compared} & set(upper_bounds))
     if bounds:
-        within = ", ".join(map(str, bounds))
-        reasons.append(f"at B = {within} the target is reached within the first epoch: times are upper bounds there")
-    return {
-        "pays_up_to": workers[pays],
-        "half_efficient_up_to": workers[last(best["efficiency"].to_numpy() >= 0.5)],
-        "fastest": workers[int(seconds.argmin())],
-        "workers": best.to_dict("records"),
-        "times": times.to_dict("records"),
-        "reason": "; ".join(reasons) or None,
-    }
-
-
-def of_sidecars(sidecars: Iterable[dict]) -> dict:
-    """What the sidecars of a folder say about a worker.
-
-    Returns:
-        `parameters` of the network, None where no sidecar has them or they differ; `untimed`, the runs that several
-        workers trained together; `remarks`, sentences on what differs between runs.
-    """
-    sidecars = list(sidecars)
-    parameters = sorted({content["parameters"] for content in sidecars if "parameters" in content})
-    devices = {tuple(sorted(content["device"].items())) for content in sidecars if "device" in content}
-    runs = [(content["experiment"], content.get("workers", 1)) for content in sidecars]
-    remarks = []
-    if len(parameters) > 1:
-        listed = " and ".join(map(str, parameters))
-        remarks.append(f"the runs are of networks with {listed} parameters; put each network in a folder of its own")
-    if len(devices) > 1:
-        remarks.append(
-            "the runs were trained by different devices or numbers of threads; a worker is a mixture of them"
-        )
-    return {
-        "parameters": parameters[0] if len(parameters) == 1 else None,
-        "untimed": [(run["name"], int(run["batch_size"]), int(run["seed"])) for run, workers in runs if workers != 1],
-        "remarks": remarks,
-    }
-
-
-def text(result: dict, width: int = 80) -> str:
-    """The result of `project` for a terminal, in lines of at most `width` characters."""
-    target, size = result["target"], result["gradient_bytes"]
-    parts = [
-        ("Time to target" if target is None else f"Time to {100 * target:.1f} % accuracy")
-        + " by number of workers, each like what trained these runs"
-        + ("" if size is None else f"; {size / 1e6:.3g} MB of gradients an update")
-    ]
-    for label, interconnect in result["interconnects"].items():
-        speed = (
-            ""
-            if interconnect["bandwidth"] is None
-            else f"{1e6 * interconnect['latency']:.3g} µs, {8e-9 * interconnect['bandwidth']:.3g} Gbit/s; "
-        )
-        parts.append(f"  {label}: {speed}{interconnect['source']}")
-    for name, mode in result["modes"].items():
-        if mode["reason"] is not None:
-            parts.append(f"{name}: {mode['reason']}")
-            continue
-        parts.append(_table(name, mode["interconnects"]))
-        together = {}  # one reason may stand for several
-        for label, found in mode["interconnects"].items():
-            if found["reason"]:
-                together.setdefault(found["reason"], []).append(label)
-        parts += [f"  - {', '.join(labels)}: {reason}" for reason, labels in together.items()]
-    if any(mode["reason"] is None for mode in result["modes"].values()):
-        parts.append(
-            f"Workers pay while twice as many save at least {100 * SAVING:g} % of the time; they are half efficient "
-            f"while T(1)/(N·T(N)) is at least ½. T(N) is for the best recorded B"
-        )
-    parts += [f"Missing: {remark}" for remark in result["missing"]]
-    return "\n".join(
-        part if "\n" in part else textwrap.fill(part, width, subsequent_indent="    ", break_long_words=False)
-        for part in parts
+        reasons.append(Reason.of("within first epoch", sizes=bounds))
+    return Scaling(
+        workers=tuple(best),
+        times=times,
+        pays_up_to=best[pays],
+        half_efficient_up_to=best[_last([each.efficiency >= 0.5 for each in best[1:]])].workers,
+        fastest=min(best, key=lambda each: each.seconds),
+        reasons=tuple(reasons),
     )
 
 
-def _table(name: str, interconnects: dict) -> str:
-    column = 10
-    heads = ("pay up to", "time (s)", "with B", "half eff.", "fastest", "time (s)")
-    lines = [name, " " * column + "".join(f"{head:>{column}}" for head in heads)]
-    for label, found in interconnects.items():
-        rows = {row["workers"]: row for row in found["workers"]}
-        pays, fastest = rows.get(found["pays_up_to"]), rows.get(found["fastest"])
-        values = ["–"] * len(heads)
-        if pays is not None:
-            half = found["half_efficient_up_to"]
-            values = [pays["workers"], _seconds(pays), pays["batch_size"], half, fastest["workers"], _seconds(fastest)]
-        lines.append(f"{label[:column]:{column}}" + "".join(f"{value:>{column}}" for value in values))
-    one = next((found["workers"][0] for found in interconnects.values() if found["workers"]), None)
-    if one is not None:
-        lines[0] += f": one worker takes {_seconds(one)} s with B = {one['batch_size']}"
-    return "\n".join(lines)
-
-
-def _seconds(row: dict) -> str:
-    return f"{row['seconds']:.0f}" if row["seconds"] >= 100 else f"{row['seconds']:.3g}"
+def _last(holds: list[bool]) -> int:
+    """How many of them hold before the first that does not."""
+    return len(holds) if all(holds) else holds.index(False)

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a run goes on from, in one file of numbers and tensors."""
+"""Checkpoints: all that a run needs to continue, in one file of numbers and tensors."""
 
 import io
 import os
@@ -12,13 +12,12 @@ from batchscale.records.format import FORMAT
 
 
 def read_checkpoint(path: str | os.PathLike) -> tuple[Experiment | None, dict]:
-    """The experiment and the training's state that a checkpoint was saved with; or weights that others saved.
+    """The experiment and training state of a checkpoint, or None and the weights of a plain state dict.
 
-    A file of tensors by name, as `torch.save(model.state_dict(), path)` writes it, has no experiment; its content is
-    returned as it is.
+    A plain state dict is a file of tensors by name, as written by `torch.save(model.state_dict(), path)`.
 
     Raises:
-        UserError: it is neither, or damaged.
+        UserError: the file is missing, damaged, or neither of the two.
     """
     path = Path(path).expanduser()
     try:
@@ -28,30 +27,31 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[Experiment | None, dict]:
         return Experiment(**saved["experiment"]), saved["state"]
     except FileNotFoundError:
         raise UserError(
-            f"there is no file {path}; a run has a checkpoint, {{name}}_bs{{B}}_seed{{s}}.ckpt, while it is unfinished"
+            f"there is no file {path}; an unfinished run has a checkpoint {{name}}_bs{{B}}_seed{{s}}.ckpt, "
+            f"and a run trained with --keep-state has a .final.ckpt"
         ) from None
     except UserError:
         raise
-    except Exception as error:  # torn, foreign or malicious: whatever it raises, it is not ours to use
+    except Exception as error:  # a torn, foreign or malicious file may raise anything
         raise UserError(
-            f"{path} is neither a checkpoint nor a file of weights ({first_line(error)}); name one of a run, or one "
-            f"written by torch.save(model.state_dict(), path)"
+            f"{path} is neither a checkpoint nor a file of weights ({first_line(error)}); give the checkpoint of a "
+            f"run, or a file written by torch.save(model.state_dict(), path)"
         ) from error
 
 
 def load(path: Path) -> dict:
-    """A file of `torch.save`, whole and of nothing but numbers and tensors, or else an error."""
+    """Content of a file written by `torch.save`; raises unless it is intact and holds only numbers and tensors."""
     import torch
 
     content = path.read_bytes()
-    # torch.load leaves out the check sums of its own files (pytorch/pytorch issue 126952).
+    # torch.load does not verify the checksums of its own files (pytorch/pytorch issue 126952).
     damaged = zipfile.ZipFile(io.BytesIO(content)).testzip()
     if damaged is not None:
         raise ValueError(f"{damaged} is damaged")
     try:
         saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # whose message says how to run it all the same
-        raise ValueError("it holds something else than numbers and tensors") from None
-    if saved.get("format", FORMAT) != FORMAT:  # weights that others saved have none
-        raise ValueError(f"it has format {saved['format']}, this batchscale knows {FORMAT}")
+    except pickle.UnpicklingError:  # torch's message explains how to run it anyway
+        raise ValueError("it holds something other than numbers and tensors") from None
+    if saved.get("format", FORMAT) != FORMAT:  # a plain state dict has none
+        raise ValueError(f"it has format {saved['format']}, this batchscale reads {FORMAT}")
     return saved

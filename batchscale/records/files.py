@@ -1,13 +1,14 @@
-"""Files that survive: written whole, held by one process at a time, copied to a slower folder behind the training.
+"""Files that survive a crash: written atomically, locked, and copied to a slow folder in the background.
 
-write_whole(path, content)              # the old content or the new one, whenever the machine stops
-with lock(path, "process 7"): ...       # Busy, naming the holder, while another process is in there
-with Copies(drive, print) as copies:    # copies.request(files) returns at once; the end waits for a while
+write_whole(path, content)              # a reader finds the old content or the new, never a mixture
+with lock(path, "process 7"): ...       # raises Busy, naming the holder, while another process holds the lock
+with Copies(drive, print) as copies:    # copies.request(files) returns immediately; leaving the context waits
     ...
 """
 
 import contextlib
 import errno
+import itertools
 import os
 import tempfile
 import threading
@@ -16,38 +17,47 @@ from pathlib import Path
 
 from filelock import FileLock, SoftFileLock, Timeout
 
-from batchscale.errors import UserError
+from batchscale.errors import UserError, first_line
 
-COPY_SECONDS = 60  # how long the end of a sweep waits for a slow folder
+COPY_SECONDS = 60  # longest wait for a slow folder at the end of a sweep
 
-# Where Colab mounts Google Drive: writing there may take minutes, fail, or go nowhere once the mount is lost.
+# Colab mounts Google Drive here. A write may take minutes, fail, or disappear once the mount is lost.
 COLAB_DRIVE = Path("/content/drive")
 COLAB_SCRATCH = Path("/content/batchscale-scratch")
 
 
 class SaveError(UserError):
-    """A file cannot be written: no space, no permission, a folder that is gone. What was there before is whole."""
+    """A file or folder cannot be written: `problem` says why, `remedy` what to do. The previous content is intact."""
+
+    def __init__(self, problem: str, remedy: str):
+        super().__init__(problem, remedy)
+        self.problem, self.remedy = problem, remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.remedy}"
 
 
 class Busy(UserError):
-    """Another process holds the lock: `holder`, as it called itself."""
+    """Another process holds the lock; `holder` is the name it gave itself."""
 
     def __init__(self, holder: str):
-        super().__init__(f"held by {holder}")
+        super().__init__(holder)
         self.holder = holder
+
+    def __str__(self) -> str:
+        return f"held by {self.holder}"
 
 
 def write_whole(path: Path, content: bytes | memoryview, *, keep: Path | None = None) -> None:
-    """Replace a file so that whoever reads it, whenever the machine stops, finds the old content or the new one.
+    """Replace a file atomically: after a crash it holds the old content or the new.
 
     Args:
-        path: the file, in a folder that exists.
-        content: all of it.
-        keep: what was in the file before is left under this name, in the same folder. Between the two renames there is
-            no file at `path`.
+        path: the file, in an existing folder.
+        content: the whole content.
+        keep: new name of the old file, in the same folder. Between the two renames, `path` does not exist.
 
     Raises:
-        SaveError: it cannot be written; the old content is as it was.
+        SaveError: the file cannot be written. The old content is unchanged.
     """
     temporary = temporary_of(path)
     try:
@@ -65,49 +75,80 @@ def write_whole(path: Path, content: bytes | memoryview, *, keep: Path | None = 
         if not isinstance(error, OSError):
             raise
         raise SaveError(
-            f"{path} cannot be written ({error.strerror}); what was saved before is whole: "
-            f"make room or choose another data_dir, and start again to go on"
+            f"{path} cannot be written ({error.strerror})",
+            "everything saved before is intact: free some space or choose another data_dir, then run again to continue",
         ) from error
 
 
 def remove(path: Path) -> None:
-    """Remove a file, if it is there, and what a killed process may have left of writing it.
+    """Remove a file, if it exists, and the temporary file that a killed process may have left.
 
     Raises:
-        SaveError: that fails.
+        SaveError: the file cannot be removed.
     """
     try:
         path.unlink(missing_ok=True)
         temporary_of(path).unlink(missing_ok=True)
     except OSError as error:
-        raise SaveError(f"{path} cannot be removed ({error.strerror}); start again to go on") from error
+        raise SaveError(f"{path} cannot be removed ({error.strerror})", "run again to continue") from error
 
 
 def temporary_of(path: Path) -> Path:
-    """Name of a file while it is being written: in the same folder, as a rename does not cross file systems."""
+    """Name of a file while it is written. It is in the same folder, because a rename cannot cross file systems."""
     return path.with_name(f".{path.name}.tmp")
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a file that cannot be used to a name that is free; nothing is deleted. The new path.
+def rename(path: Path, target: Path) -> None:
+    """Rename a file within its folder.
 
     Raises:
-        SaveError: it cannot be renamed.
+        SaveError: the file cannot be renamed.
     """
-    number = 1
-    while (aside := path.with_name(f"{path.name}.unusable{'' if number == 1 else number}")).exists():
-        number += 1
+    try:
+        path.replace(target)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise SaveError(f"{path} cannot be renamed ({error.strerror})", "run again to continue") from error
+
+
+def set_aside(path: Path) -> Path:
+    """Rename an unusable file to a free name, so that nothing is deleted; returns the new path.
+
+    Raises:
+        SaveError: the file cannot be renamed.
+    """
+    aside = next(name for name in _numbered(path, "unusable") if not name.exists())
     try:
         return path.replace(aside)
     except OSError as error:
-        raise SaveError(f"{path} cannot be used, nor renamed ({error.strerror}); move it away") from error
+        raise SaveError(f"{path} cannot be used, nor renamed ({error.strerror})", "move it away") from error
+
+
+def keep_copy(path: Path) -> Path:
+    """Copy a file that is about to be replaced to a free name; returns the copy, possibly that of an earlier call.
+
+    Raises:
+        SaveError: the copy cannot be written.
+    """
+    content = path.read_bytes()
+    for copy in _numbered(path, "replaced"):
+        if not copy.exists():
+            write_whole(copy, content)
+            return copy
+        if copy.read_bytes() == content:
+            return copy
+
+
+def _numbered(path: Path, suffix: str) -> Iterator[Path]:
+    for number in itertools.count(1):
+        yield path.with_name(f"{path.name}.{suffix}{'' if number == 1 else number}")
 
 
 def require_writable(folder: Path) -> None:
-    """Make a folder if it is missing, and write a file in it, of which nothing stays.
+    """Create a folder if it is missing, and check that it can be written by writing a temporary file.
 
     Raises:
-        SaveError: that fails: the folder is read-only or full, or its name is that of a file.
+        SaveError: the folder is read-only or full, or a file has its name.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,17 +157,17 @@ def require_writable(folder: Path) -> None:
             file.flush()
     except OSError as error:
         raise SaveError(
-            f"{folder} cannot be written ({error.strerror}); make room or choose another data_dir"
+            f"{folder} cannot be written ({error.strerror})", "free some space or choose another data_dir"
         ) from error
 
 
 @contextlib.contextmanager
 def lock(path: Path, holder: str) -> Iterator[None]:
-    """Hold a lock file, as `holder`; the system frees it when this process dies, however it does.
+    """Hold a lock file under the name `holder`. The system releases the lock when this process dies.
 
     Raises:
-        Busy: another process holds it.
-        SaveError: the file cannot be made.
+        Busy: another process holds the lock.
+        SaveError: the lock file cannot be created.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,16 +176,17 @@ def lock(path: Path, holder: str) -> Iterator[None]:
     except Timeout:
         raise Busy(_holder(path)) from None
     except OSError as error:
-        raise SaveError(f"{path.parent} cannot be written ({error.strerror}); choose another data_dir") from error
+        raise SaveError(f"{path.parent} cannot be written ({error.strerror})", "choose another data_dir") from error
     try:
-        # For who comes next. Where the file system knows no locks, filelock itself writes into the file; on a full
-        # disk, or on Windows, which keeps others from writing to a locked file, the holder stays unnamed.
+        # The next process reads the holder's name here. On a file system without locks, filelock itself writes the
+        # file. On a full disk, and on Windows, where a locked file cannot be written, the holder remains unnamed.
         if not isinstance(held, SoftFileLock):
             with contextlib.suppress(OSError):
                 path.write_text(holder, encoding="utf-8")
         yield
     finally:
-        # While it is held: who opened the file meanwhile finds it unlinked and makes a new one (filelock >= 3.30).
+        # Remove the file while the lock is held: a process that has opened it sees that it is unlinked and creates a
+        # new one (filelock >= 3.30).
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         held.release()
@@ -158,58 +200,61 @@ def _holder(path: Path) -> str:
 
 
 def forget_dead(path: Path, process: int, machine: str) -> None:
-    """Remove the lock file of a process that died with its machine, if nothing else would ever free it.
+    """Remove the lock file of a process that died with its machine, if the system does not release the lock.
 
-    That is so where the file system knows no locks and filelock leaves a file that names process and machine. Where it
-    does, the lock went with the process, and the file, which then says who held it, is left alone.
+    On a file system without locks, filelock leaves a file that names the process and the machine; that file is removed.
+    Elsewhere the lock ended with the process, and the file, which holds the name of its holder, is left unchanged.
     """
     with contextlib.suppress(OSError, ValueError):
         number, name, *_ = [*path.read_text(encoding="utf-8").split("\n"), ""]
-        if (number, name.partition("?")[0]) == (str(process), machine):  # filelock adds ?namespace in a container
+        if (number, name.partition("?")[0]) == (str(process), machine):  # in a container, filelock adds ?namespace
             path.unlink()
 
 
 def scratch_of(data_dir: Path, scratch_dir: Path | None) -> Path | None:
-    """Folder in which the files of a run are written before they are copied to `data_dir`; None: there directly.
+    """Folder in which the files of a run are written before they are copied to `data_dir`; None writes directly.
 
-    That is `scratch_dir`, or a folder of the virtual machine where `data_dir` lies on Colab's Google Drive.
+    It is `scratch_dir` if given. For a `data_dir` on Colab's Google Drive, it is a folder of the virtual machine.
 
     Raises:
-        SaveError: Google Drive is not mounted, so that what is written there would be lost with the machine.
+        SaveError: Google Drive is not mounted, so records written there would be lost with the machine.
     """
     if COLAB_DRIVE not in data_dir.absolute().parents:
         return scratch_dir
     below = data_dir.absolute().relative_to(COLAB_DRIVE)
     if not (COLAB_DRIVE / below.parts[0]).is_dir():
-        raise SaveError(f"data_dir is {data_dir} but Google Drive is not mounted; set mount_drive = True and run all")
+        raise SaveError(
+            f"data_dir is {data_dir} but Google Drive is not mounted", "set mount_drive = True and run all cells"
+        )
     return scratch_dir or COLAB_SCRATCH / below
 
 
 class Copies:
-    """Copies files to another folder, which may be slow or vanish, in a thread of its own; a context that it ends with.
+    """Copies files to a folder that may be slow or vanish, in a background thread that ends with this context.
 
-    The caller is never kept waiting and never fails. What could not be copied is tried again with the next request.
+    A request neither blocks nor fails. A failed copy is retried with the next request.
 
     Args:
-        folder: where the copies go. It is not made: a mount that is gone must not become an ordinary folder.
-        notice: told, in the caller's thread, when copying begins to fail and when it works again.
+        folder: destination. It is not created, because a lost mount must not become an ordinary folder.
+        notice: called in the caller's thread when copying begins to fail and when it works again.
     """
 
     def __init__(self, folder: Path, notice: Callable[[str], None]):
         self._folder, self._notice = folder, notice
-        self._waiting: dict[Sequence[Path], bool] = {}  # files of a run, and whether to remove them afterwards
+        self._waiting: dict[Sequence[Path], bool] = {}  # files of a run -> whether to move them
         self._failed: dict[Sequence[Path], bool] = {}
-        self._error: str | None = None  # why the last copy failed
-        self._told = False
+        self._problem: str | None = None  # why the last copy failed
+        self._is_told = False
         self._working = self._closed = False
         self._changed = threading.Condition()
         threading.Thread(target=self._run, name=f"copies to {folder}", daemon=True).start()
 
     def request(self, files: Sequence[Path], *, move: bool = False) -> None:
-        """Copy these files of a run, as they are when their turn comes; one that is missing here is passed over.
+        """Copy these files of a run in the state they are in at their turn; missing files are skipped.
 
-        With `move`, what is missing here is removed there (a finished run has no checkpoint), and once all is copied
-        the files are removed here. A later request for the same files replaces an earlier one that has not begun.
+        With `move`, a file that is missing here is also removed from the destination (a finished run has no
+        checkpoint), and after the copy all files are removed here. A request replaces an earlier one for the same
+        files that has not begun.
         """
         with self._changed:
             self._waiting = {**self._failed, **self._waiting, files: move}
@@ -228,7 +273,7 @@ class Copies:
             self._changed.notify_all()
 
     def finish(self, seconds: float = COPY_SECONDS) -> None:
-        """Wait until everything is copied, but no longer than that; what is not copied is named and stays here."""
+        """Wait at most that long for all copies. If some are missing, a notice names them; the originals remain."""
         with self._changed:
             idle = self._changed.wait_for(lambda: not (self._waiting or self._working), timeout=0.5)
         if not idle:
@@ -239,15 +284,17 @@ class Copies:
             left = [*self._failed, *self._waiting]
         if left or self._working:
             here = left[0][0].parent if left else "here"
-            reason = self._error or f"not done after {seconds:g} s"
-            self._notice(f"{self._folder} lacks the newest files ({reason}); they are whole in {here}: start again")
+            reason = self._problem or f"not finished after {seconds:g} s"
+            self._notice(
+                f"{self._folder} lacks the newest files ({reason}); they are intact in {here}: run again to copy them"
+            )
 
     def _tell(self) -> None:
-        if bool(self._error) != self._told:
-            self._told = not self._told
+        if bool(self._problem) != self._is_told:
+            self._is_told = not self._is_told
             self._notice(
-                f"not copied ({self._error}); the training goes on, and this is tried again after the next epoch"
-                if self._error
+                f"not copied ({self._problem}); training continues, and the next epoch retries the copy"
+                if self._problem
                 else f"{self._folder} can be written again"
             )
 
@@ -268,27 +315,27 @@ class Copies:
                         write_whole(self._folder / file.name, file.read_bytes())
                     elif move:
                         (self._folder / file.name).unlink(missing_ok=True)
-                self._error = None
+                self._problem = None
             except (OSError, SaveError) as error:
-                self._error = str(error).partition(";")[0]
+                self._problem = error.problem if isinstance(error, SaveError) else first_line(error)
                 with self._changed:
                     self._failed[files] = move
                 continue
             if move:
                 for file in files:
-                    with contextlib.suppress(OSError):  # not a failure: to copy again would take it for removed
+                    with contextlib.suppress(OSError):  # no failure: a retry would take the file for removed
                         file.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last."""
+    """Make a rename durable."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Network and FUSE file systems may have no such thing; there, more cannot be done.
+        # Some network and FUSE file systems cannot sync a folder.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
             raise
     finally:

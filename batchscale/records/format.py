@@ -1,3 +1,3 @@
-"""The format of sidecars and checkpoints."""
+"""The format version of sidecars and checkpoints."""
 
 FORMAT = 2

@@ -1,56 +1,55 @@
-"""The files of a run: CSV, sidecar and checkpoint, each written whole, together enough to go on from.
+"""The files of a run: CSV, sidecar and checkpoint, each written atomically; together they suffice to continue it.
 
-    keeper = Record(experiment, "data")        # data/scaled_lr_bs128_seed0.csv, .json, and .ckpt while unfinished
-    records = load("data")                     # every CSV in a folder as one tidy frame
+    record = Record(experiment, "data")        # data/scaled_lr_bs128_seed0.csv, .json, and .ckpt while unfinished
 
-The CSV is the result and stands alone. The sidecar says which experiment it belongs to and how it stands. The
-checkpoint holds the rows as well as the weights, so that it does not matter which file was written last when a run is
-killed. The checkpoint before it stays beside it, in case the newest is damaged.
+The CSV is the result and needs no other file. The sidecar holds the experiment and its status. The checkpoint holds the
+rows as well as the weights, so a run may be killed between any two writes. The previous checkpoint is kept in case the
+newest one is damaged. On request, the last state of a complete run is kept as `.final.ckpt`, from which a later request
+for more epochs continues.
 """
 
+import csv
 import io
 import json
 import math
 import os
-import platform
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, asdict, fields
-from importlib import metadata
 from pathlib import Path
 
-from batchscale import __version__
-from batchscale.epoch import Epoch
+from batchscale.epoch import COLUMNS, Epoch
 from batchscale.errors import UserError, first_line
 from batchscale.experiment import Experiment
+from batchscale.records import provenance
 from batchscale.records.checkpoint import load as load_checkpoint
-from batchscale.records.files import remove, require_writable, set_aside, write_whole
+from batchscale.records.files import keep_copy, remove, rename, require_writable, set_aside, write_whole
 from batchscale.records.format import FORMAT
 from batchscale.records.tables import UnreadableRecord, read_csv, to_csv
 
-# Fields that may differ between two sittings of one run: they change how far and where it is run, not what it is.
+# Fields that may change when a run is continued: how far and where it is trained, not what is trained.
 NOT_IDENTITY = ("epochs", "device")
-
 
 _STATUSES = ("running", "complete", "diverged")
 
 
 class Record:
-    """The record of one experiment in a folder: what is there already, and how more is added.
+    """The record of one experiment in a folder: reads the existing files and adds to them.
 
     Args:
-        experiment: what is recorded.
-        data_dir: the folder; made when the record is started.
-        notice: told what is worth a user's attention, a line each.
+        experiment: the recorded experiment.
+        data_dir: the folder; created when the record is started.
+        notice: called with one line for each event that the user should know.
 
     Attributes:
-        rows: the records so far, one an epoch, in order.
+        rows: the recorded epochs, in order.
         status: `new`, `running`, `complete` or `diverged`.
-        trained: every epoch asked for has its row, or the run diverged.
-        finished: ... and the record is closed: nothing is left to do.
+        trained: every requested epoch has a row, or the run diverged.
+        finished: trained and closed; nothing remains to be done.
+        replaced: copy of a CSV whose rows are trained again, see `resume`; None if there is none.
 
     Raises:
-        UserError: the files are those of another experiment (naming the fields that differ), or cannot be read.
+        UserError: the files belong to another experiment (naming the fields that differ), or cannot be read.
     """
 
     def __init__(
@@ -58,30 +57,35 @@ class Record:
     ):
         self.experiment = experiment
         self.folder = Path(data_dir).expanduser()
-        self.csv, self.sidecar, self.checkpoint, self.previous = (
-            self.folder / f"{experiment.stem}{ending}" for ending in (".csv", ".json", ".ckpt", ".ckpt.previous")
+        self.csv, self.sidecar, self.checkpoint, self.previous, self.final = (
+            self.folder / f"{experiment.stem}{ending}"
+            for ending in (".csv", ".json", ".ckpt", ".ckpt.previous", ".final.ckpt")
         )
         self._notice = notice
+        self.replaced: Path | None = None
         self.read()
 
     @property
-    def files(self) -> tuple[Path, Path, Path]:
-        """What another folder needs to go on from: CSV, checkpoint, sidecar."""
-        return self.csv, self.checkpoint, self.sidecar
+    def files(self) -> tuple[Path, ...]:
+        """The files that another folder needs: CSV, checkpoints, replaced files, and the sidecar last."""
+        replaced = sorted(self.folder.glob(f"{self.experiment.stem}.*.replaced*"))
+        return self.csv, self.checkpoint, self.final, *replaced, self.sidecar
 
     def read(self) -> None:
-        """Look again at what is there; another process may have added to it."""
+        """Read the files again; another process may have added to them."""
         self.status, self.rows, self._content = "new", [], {}
         planned_epochs = 0
         if self.sidecar.exists():
             self._content = self._read_sidecar()
             self.status, planned_epochs = self._content["status"], self._content["experiment"]["epochs"]
         if self.csv.exists():
-            self.rows = [Epoch(**row) for row in read_csv(self.csv).to_dict("records")]
+            self.rows = [Epoch.of(row) for row in read_csv(self.csv).to_dict("records")]
         self._epochs_in_csv = len(self.rows)
         if self.status == "new" and self.rows:
             self._accept_without_sidecar()
         self.trained = self.status == "diverged" or len(self.rows) >= self.experiment.epochs
+        if self.rows and not self.trained:
+            self._require_known_columns()
         # Killed after the last row and before the status, or before the checkpoints were removed.
         unclosed = self.status == "running" and len(self.rows) >= planned_epochs
         closed = self._content.get("status") in ("complete", "diverged")
@@ -89,66 +93,50 @@ class Record:
         self.finished = self.trained and not (unclosed or left_over)
 
     def resume(self) -> dict | None:
-        """The training's state to go on from, `rows` being those that belong to it; None to start at the beginning.
+        """The training state to continue from, or None to start at epoch 1; `rows` become those of that state.
 
-        It is that of the newest checkpoint that is whole. One that is not is set aside under another name, with a
-        notice, never deleted. Rows of the CSV that lie beyond stay there until the training has passed them again.
+        The newest intact checkpoint is used. A damaged one is renamed, with a notice, and never deleted. If the CSV has
+        more rows than the state, these epochs are trained again. The CSV stays until the training has passed its last
+        row; a copy is kept, and a notice names it.
         """
         saved = next(self._checkpoints(), {"state": None, "rows": []})
+        if len(saved["rows"]) < self._epochs_in_csv and self.replaced is None:
+            self._keep_recorded(len(saved["rows"]))
         self.rows = saved["rows"]
         return saved["state"]
 
     def updates_kept(self) -> float:
-        """Updates that need not be trained again; infinite once the record is trained."""
+        """Number of updates that need not be trained again; infinite for a trained record."""
         if self.trained:
             return math.inf
         saved = next(self._checkpoints(), None)
         return 0 if saved is None else saved["updates"]
 
-    def _checkpoints(self) -> Iterable[dict]:
-        """Contents of the checkpoints that are whole and belong to this experiment, the newest first."""
-        for path in (self.checkpoint, self.previous):
-            if path.exists():
-                try:
-                    yield self._read_checkpoint(path)
-                except Exception as error:  # torn, foreign or malicious: whatever it raises, it is not ours to use
-                    self._notice(f"{path} cannot be used ({first_line(error)}); it is now {set_aside(path).name}")
-
-    def _read_checkpoint(self, path: Path) -> dict:
-        saved = load_checkpoint(path)
-        if _differences(saved["experiment"], self.experiment):
-            raise ValueError("it belongs to another experiment")
-        return {
-            "state": saved["state"],
-            "rows": [Epoch(**row) for row in saved["rows"]],
-            "updates": saved["state"]["updates"],
-        }
-
     def start(self, **facts) -> None:
-        """Write the sidecar of a run that begins or goes on; `facts` are noted in it (device, parameters, ...).
+        """Write the sidecar before training starts or continues; `facts` are added to it (see `provenance`).
 
         Raises:
-            UserError: the folder cannot be written to.
+            UserError: the folder cannot be written.
         """
         require_writable(self.folder)
         self._content = {
             "format": FORMAT,
             "status": "running",
             "experiment": asdict(self.experiment),
-            "versions": _versions(),
+            "versions": provenance.versions(),
             **facts,
         }
         self._write_sidecar("running")
         self._write_csv()
 
     def add(self, row: Epoch, state: dict) -> None:
-        """Keep one more epoch's record and the state after it."""
+        """Save one more epoch and the training state after it."""
         self.rows.append(row)
         self.save_state(state)
         self._write_csv()
 
     def save_state(self, state: dict) -> None:
-        """Keep the state, in the middle of an epoch or after one."""
+        """Save the training state, within an epoch or after one."""
         import torch
 
         buffer = io.BytesIO()
@@ -156,20 +144,56 @@ class Record:
         torch.save({"format": FORMAT, "experiment": asdict(self.experiment), "rows": rows, "state": state}, buffer)
         write_whole(self.checkpoint, buffer.getbuffer(), keep=self.previous)
 
-    def finish(self, status: str | None = None) -> None:
-        """Close the record as `complete` or `diverged`; the checkpoints are no longer needed.
+    def finish(self, status: str | None = None, *, keep_state: bool = False) -> None:
+        """Close the record as `complete` or `diverged` and remove the checkpoints.
 
-        Without a status it is closed as what it was when it was read.
+        Args:
+            status: None closes a record that was trained earlier, with the status it had.
+            keep_state: keep the last state of a complete run as `final`. An existing `final` is always kept up to date.
         """
         self._write_csv()
         self._write_sidecar(status or ("diverged" if self.status == "diverged" else "complete"))
+        if self.status == "complete" and (keep_state or self.final.exists()):
+            saved = next(self._checkpoints(), None)
+            if saved is not None and saved["path"] != self.final and len(saved["rows"]) == len(self.rows):
+                rename(saved["path"], self.final)
         remove(self.checkpoint)
         remove(self.previous)
         self.trained = self.finished = True
 
+    def _checkpoints(self) -> Iterator[dict]:
+        """Contents of the intact checkpoints of this experiment, newest first."""
+        for path in (self.checkpoint, self.previous, self.final):
+            if path.exists():
+                try:
+                    yield self._read_checkpoint(path)
+                except Exception as error:  # a torn, foreign or malicious file may raise anything
+                    self._notice(f"{path} cannot be used ({first_line(error)}); it is now {set_aside(path).name}")
+
+    def _read_checkpoint(self, path: Path) -> dict:
+        saved = load_checkpoint(path)
+        if _differences(saved["experiment"], self.experiment):
+            raise ValueError("it belongs to another experiment")
+        rows = [Epoch.of(row) for row in saved["rows"]]
+        return {"path": path, "state": saved["state"], "rows": rows, "updates": saved["state"]["updates"]}
+
+    def _keep_recorded(self, epochs: int) -> None:
+        """Copy the CSV and the sidecar before the rows after that many epochs are replaced."""
+        self.replaced = keep_copy(self.csv)
+        sidecar = self.sidecar.with_name(self.sidecar.name + self.replaced.suffix)
+        if not sidecar.exists():
+            write_whole(sidecar, self.sidecar.read_bytes())
+        if self.status == "complete" and epochs == 0:
+            reason = f"the record is complete at {self._epochs_in_csv} epochs, but its last state was not kept"
+        else:
+            reason = f"the CSV has {self._epochs_in_csv} epochs, but the last usable checkpoint has {epochs}"
+        self._notice(
+            f"{reason}; training starts again from epoch {epochs + 1}, "
+            f"and the CSV recorded so far is kept as {self.replaced.name}"
+        )
+
     def _write_csv(self) -> None:
-        # A run that has to begin again trains its first epochs again: until it has passed the rows that are recorded,
-        # those stay.
+        # Epochs that are trained again replace the recorded rows only once there are as many of them.
         if self.rows and len(self.rows) >= self._epochs_in_csv:
             write_whole(self.csv, to_csv(self.rows).encode())
             self._epochs_in_csv = len(self.rows)
@@ -193,7 +217,7 @@ class Record:
                 f"{self.sidecar} is not the sidecar of a record (status {status!r}, format {written!r}); move it away"
             )
         if written > FORMAT:
-            raise UserError(f"{self.sidecar} has format {written}, this batchscale knows {FORMAT}; upgrade batchscale")
+            raise UserError(f"{self.sidecar} has format {written}, this batchscale reads {FORMAT}; upgrade batchscale")
         differing = _differences(kept, self.experiment)
         if differing:
             both = ", ".join(f"{name} is {there} there but {asked} was asked for" for name, there, asked in differing)
@@ -204,19 +228,29 @@ class Record:
         return content
 
     def _accept_without_sidecar(self) -> None:
-        # Nothing says how these rows were trained. As a result they stand; to add to them would be a guess.
+        # Nothing records how these rows were trained. They are valid as a result, but cannot be continued.
         if len(self.rows) < self.experiment.epochs:
             raise UserError(
                 f"{self.csv} has {len(self.rows)} of {self.experiment.epochs} epochs and no sidecar "
-                f"{self.sidecar.name} that says how to go on; restore it or move the CSV away"
+                f"{self.sidecar.name}, which is needed to continue; restore it or move the CSV away"
             )
         self.status = "complete"
 
+    def _require_known_columns(self) -> None:
+        """Refuse to continue a CSV with columns of a later version, which would be lost when it is rewritten."""
+        with self.csv.open(encoding="utf-8-sig", newline="") as file:
+            unknown = [column for column in next(csv.reader(file)) if column not in COLUMNS]
+        if unknown:
+            raise UserError(
+                f"{self.csv} has columns that this batchscale does not know: {', '.join(unknown)}; "
+                f"upgrade batchscale, or move the record away"
+            )
+
 
 def _differences(kept: dict, asked: Experiment) -> list[tuple[str, object, object]]:
-    """Fields of identity in which a kept experiment is not the one asked for: name, kept value, asked value.
+    """Identity fields in which a recorded experiment differs from the requested one: name, recorded, requested.
 
-    A field that an older version did not know has its default.
+    A field that did not exist when the record was written has its default.
     """
     pairs = [
         (field.name, kept.get(field.name, None if field.default is MISSING else field.default))
@@ -224,10 +258,3 @@ def _differences(kept: dict, asked: Experiment) -> list[tuple[str, object, objec
         if field.name not in NOT_IDENTITY
     ]
     return [(name, there, getattr(asked, name)) for name, there in pairs if there != getattr(asked, name)]
-
-
-def _versions() -> dict[str, str]:
-    packages = {"batchscale": __version__, "python": platform.python_version()}
-    for package in ("torch", "torchvision", "numpy", "pandas"):
-        packages[package] = metadata.version(package)
-    return packages

@@ -158,12 +158,6 @@ def sidecars(data_dir: str | os.PathLike) -> list[dict]:
     return contents
 
 
-def diverged(data_dir: str | os.PathLike) -> list[tuple[str, int, int]]:
-    """Runs of a folder whose sidecar says `diverged`: experiment, batch size, seed. Their CSVs do not tell."""
-    experiments = [content["experiment"] for content in sidecars(data_dir) if content["status"] == "diverged"]
-    return [(run["name"], int(run["batch_size"]), int(run["seed"])) for run in experiments]
-
-
 def digest(data_dir: str | os.PathLike) -> str:
     """SHA-256 of the names and bytes of all CSVs of a folder, in hexadecimal: which records a result was made from.
 

@@ -1,8 +1,9 @@
-"""Many runs: what is recorded is skipped, what is not is trained, one after another or side by side."""
+"""Many runs: recorded ones are skipped, the others are trained one after another or in parallel."""
 
+from batchscale.sweeps.directories import directories
 from batchscale.sweeps.grid import grid, shard
-from batchscale.sweeps.pending import pending
+from batchscale.sweeps.pending import pending, recorded
 from batchscale.sweeps.signals import Stopped
 from batchscale.sweeps.sweep import run
 
-__all__ = ["Stopped", "grid", "pending", "run", "shard"]
+__all__ = ["Stopped", "directories", "grid", "pending", "recorded", "run", "shard"]

@@ -1,11 +1,10 @@
-"""What a user sees while runs go on: a bar for each of them, and one line for each that is done.
+"""What a user sees during a sweep: a progress bar per run in training, and a line per run that ends.
 
 In a terminal the bars are tqdm's. In a notebook (Jupyter, Colab, papermill) they are tqdm's text in one output that is
-updated in place, so that a saved notebook never keeps a half-finished widget. Where standard error is a file (the log
-of a cluster), there is one line an epoch instead.
+updated in place, so a saved notebook holds no unfinished widget. If standard error is a file, such as a cluster's log,
+one line per epoch replaces the bars.
 """
 
-import os
 import shutil
 import sys
 import time
@@ -16,12 +15,13 @@ from tqdm.std import tqdm
 
 from batchscale.epoch import Epoch
 from batchscale.experiment import Experiment
+from batchscale.sweeps.failure import Failure
 
 if TYPE_CHECKING:
     from batchscale.training.loop import Progress
 
 _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
-_WIDE = 120  # columns from which there is room for the name of the mode and for whole words
+_WIDE = 120  # columns needed for the name of the mode and for unabbreviated words
 
 
 def in_notebook() -> bool:
@@ -30,13 +30,8 @@ def in_notebook() -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
-def under_torchrun() -> bool:
-    """Whether torchrun started this process, as one of several or alone."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
 def summary(experiment: Experiment, status: str, rows: list[Epoch]) -> str:
-    """One line on a run that is done, as in `scaled_lr B=128 seed 0: complete, 10 epochs, accuracy 0.7120, 63.1 s`."""
+    """The line of a run that ended: `scaled_lr B=128 seed 0: complete, 10 epochs, accuracy 0.7120, 63.1 s`."""
     if not rows:
         return f"{experiment}: {status} in the first epoch"
     last = rows[-1]
@@ -45,10 +40,14 @@ def summary(experiment: Experiment, status: str, rows: list[Epoch]) -> str:
 
 
 class Display:
-    """Shows several runs at once, as a context; `show` may be called from one thread only."""
+    """Shows several runs at once, as a context. Call `show` from one thread only.
+
+    Args:
+        runs: number of runs to train.
+    """
 
     def __init__(self, runs: int):
-        self.runs, self.done = runs, 0
+        self.runs, self.ended = runs, 0
         self._states: dict[Experiment, _State] = {}
         self._output = None
 
@@ -56,14 +55,18 @@ class Display:
         return self
 
     def __exit__(self, *exception) -> None:
-        for experiment in reversed(list(self._states)):  # tqdm puts the cursor back when the first bar is closed last
+        for experiment in reversed(list(self._states)):  # tqdm restores the cursor if the first bar closes last
             self._forget(experiment)
 
-    def show(self, what: str, experiment: Experiment | None, content) -> None:
-        """An event of a run: its `progress`, the `record` of an epoch, the line with which it does `finish`, or a
-        `notice`, which may also be about no run in particular."""
-        show = {"progress": self._progress, "record": self._record, "finish": self._finish, "notice": self._notice}
-        show[what](experiment, content)
+    def show(self, event: str, experiment: Experiment | None, content) -> None:
+        """Show an event of a run.
+
+        Args:
+            event: `progress`, `epoch`, `finish`, `failure` or `notice`.
+            experiment: the run; None for a notice about the whole sweep.
+            content: a `Progress`, an `Epoch`, the run's `summary`, a `Failure` or a line, respectively.
+        """
+        getattr(self, f"_{event}")(experiment, content)
 
     def _progress(self, experiment: Experiment, progress: "Progress") -> None:
         state = self._states.setdefault(experiment, _State(started_at=progress.images))
@@ -71,7 +74,7 @@ class Display:
         if in_notebook():
             self._update_output()
         elif sys.stderr.isatty():
-            columns = shutil.get_terminal_size().columns - 2  # room for the ^C that a terminal prints
+            columns = shutil.get_terminal_size().columns - 2  # leaves room for the ^C that a terminal prints
             wide = columns >= _WIDE - 2
             if state.bar is None:
                 state.bar = tqdm(
@@ -87,21 +90,24 @@ class Display:
             state.bar.set_postfix_str(state.numbers(wide), refresh=False)
             state.bar.update(progress.images - state.bar.n)
 
-    def _record(self, experiment: Experiment, record: Epoch) -> None:
-        self._states.setdefault(experiment, _State(started_at=0)).accuracy = record.accuracy
+    def _epoch(self, experiment: Experiment, epoch: Epoch) -> None:
+        self._states.setdefault(experiment, _State(started_at=0)).accuracy = epoch.accuracy
         if not in_notebook() and not sys.stderr.isatty():
             print(
-                f"{experiment} epoch {record.epoch}/{experiment.epochs}: accuracy {record.accuracy:.4f}, "
-                f"test loss {record.test_loss:.4f}, {record.images_per_second:.0f} images/s",
+                f"{experiment} epoch {epoch.epoch}/{experiment.epochs}: accuracy {epoch.accuracy:.4f}, "
+                f"test loss {epoch.test_loss:.4f}, {epoch.images_per_second:.0f} images/s",
                 file=sys.stderr,
                 flush=True,
             )
 
     def _finish(self, experiment: Experiment, line: str) -> None:
-        self.done += 1
+        self.ended += 1
         self._forget(experiment)
-        tqdm.write(f"[{self.done}/{self.runs}] {line}", file=sys.stdout)
+        tqdm.write(f"[{self.ended}/{self.runs}] {line}", file=sys.stdout)
         sys.stdout.flush()
+
+    def _failure(self, experiment: Experiment, failure: Failure) -> None:
+        self._finish(experiment, failure.line)
 
     def _notice(self, experiment: Experiment | None, line: str) -> None:
         tqdm.write(line if experiment is None else f"{experiment}: {line}", file=sys.stdout)
@@ -127,11 +133,11 @@ class Display:
 
 @dataclass
 class _State:
-    """One run on display."""
+    """One displayed run."""
 
-    started_at: int  # images it had seen when this display began: the time left is judged by what came after
+    started_at: int  # images used before this display began; the remaining time is estimated from the later ones
     progress: "Progress | None" = None
-    accuracy: float | None = None  # of the last epoch that is over
+    accuracy: float | None = None  # after the last complete epoch
     bar: tqdm | None = None
     start: float = field(default_factory=time.monotonic)
 

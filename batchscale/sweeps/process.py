@@ -1,21 +1,22 @@
-"""A process that trains: one experiment after another, each kept as it goes."""
+"""A process that trains: one experiment after another, each saved after every epoch."""
 
 import contextlib
 import functools
-import platform
-import re
 import time
-from pathlib import Path
 
 from batchscale.errors import UserError
 from batchscale.experiment import Experiment
+from batchscale.records import provenance
 from batchscale.records.files import Busy, Copies, SaveError, lock, write_whole
 from batchscale.records.record import Record
 from batchscale.sweeps.display import summary
-from batchscale.sweeps.options import WAIT_SECONDS, Options, Report
+from batchscale.sweeps.failure import Failure
+from batchscale.sweeps.options import Options, Report
 from batchscale.sweeps.pending import latest
 from batchscale.sweeps.signals import Stop
-from batchscale.training.memory import memory_kept
+from batchscale.sweeps.torchrun import group
+
+WAIT_SECONDS = 0.5  # between two attempts to lock an experiment that another process is training
 
 
 class _StopTraining(Exception):
@@ -23,169 +24,153 @@ class _StopTraining(Exception):
 
 
 class Process:
-    """A process that trains: it takes the experiments that nobody else has, one after another.
+    """A process that trains the experiments that no other process has locked, one after another.
 
-    `data` is the data set of all of them, if it is there already; None: it is loaded by its name.
+    Args:
+        data: data set of all experiments; None loads the data set of each by its name.
+
+    Attributes:
+        failures: the experiments that failed so far.
     """
 
-    def __init__(self, setting: Options, report: Report, stop: Stop, data=None):
-        from batchscale.sweeps import torchrun
+    def __init__(self, options: Options, report: Report, stop: Stop, data=None):
+        self.options, self.report, self.stop, self.data = options, report, stop, data
+        self.group = group()
+        self.failures: list[Failure] = []
+        self._copies: Copies | None = None
+        self._cannot_save = False
 
-        self.setting, self.report, self.stop, self.data = setting, report, stop, data
-        self.group = torchrun.group()
-        self.copies: Copies | None = None
+    def work(self, experiments: list[Experiment]) -> list[Failure]:
+        """Bring every experiment to its end, in this process or in another one; returns the failures."""
+        from batchscale.training.memory import memory_kept
 
-    def work(self, experiments: list[Experiment]) -> list[str]:
-        """Bring each of them to its end, whoever does it; what failed, a line each."""
-        with memory_kept():
-            if self.setting.scratch is None:
-                return self._share(experiments)
-            with Copies(self.setting.data_dir, functools.partial(self.report, "notice", None)) as self.copies:
-                return self._share(experiments)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(memory_kept())
+            if self.options.scratch_dir is not None:
+                notice = functools.partial(self.report, "notice", None)
+                self._copies = stack.enter_context(Copies(self.options.data_dir, notice))
+            self._share(experiments)
+        return self.failures
 
-    def _share(self, experiments: list[Experiment]) -> list[str]:
-        setting, failures, todo, told = self.setting, [], list(experiments), False
-        while todo and not self.stop.is_set():
-            busy = {}
+    def _share(self, experiments: list[Experiment]) -> None:
+        """Train what is not locked, and wait for the rest, until nothing remains."""
+        todo, is_told = experiments, False
+        while todo:
+            busy: dict[Experiment, str] = {}  # locked by another process -> its name
             for experiment in todo:
-                if self.stop.is_set():
-                    break
+                if self.stop.is_set() or self._cannot_save or self.group.is_out_of_step:
+                    return
                 try:
-                    with lock(setting.lock_file(experiment), setting.sweep):
+                    with lock(self.options.lock_file(experiment), self.options.holder):
                         self._complete(experiment)
                 except Busy as other:
-                    if setting.when_locked == "wait" or other.holder == setting.sweep:  # our own workers are waited for
+                    # The processes of the same sweep are always waited for.
+                    if self.options.when_locked == "wait" or other.holder == self.options.holder:
                         busy[experiment] = other.holder
                     else:
-                        failures.append(f"{experiment} is being trained by {other.holder}")
-                except SaveError as error:  # nor could the next one be saved
-                    return [*failures, f"{experiment}: {error}"]
+                        reason = f"{other.holder} is training it; run again once it has finished"
+                        self.failures.append(Failure(experiment, reason))
                 except UserError as error:
-                    failures.append(f"{experiment}: {error}")
-                    if self.group.is_out_of_step:  # the other workers cannot go on to the next one
-                        return failures
-                    if len(experiments) > 1:
-                        self.report("finish", experiment, f"{experiment}: failed, {error}")
-            if busy and len(busy) == len(todo):
-                others = [(experiment, holder) for experiment, holder in busy.items() if holder != setting.sweep]
-                if others and not told:
-                    told = True
+                    self._fail(experiment, error, is_alone=len(experiments) == 1)
+            if len(busy) == len(todo):
+                others = [item for item in busy.items() if item[1] != self.options.holder]
+                if others and not is_told:
+                    is_told = True
                     self.report("notice", None, "waiting for {}, which {} is training".format(*others[0]))
                 time.sleep(WAIT_SECONDS)
             todo = list(busy)
-        return failures
+
+    def _fail(self, experiment: Experiment, error: UserError, is_alone: bool) -> None:
+        failure = Failure(experiment, str(error))
+        self.failures.append(failure)
+        self._cannot_save = isinstance(error, SaveError)  # the next experiment could not be saved either
+        if not (is_alone or self._cannot_save or self.group.is_out_of_step):  # otherwise the error at the end suffices
+            self.report("failure", experiment, failure)
 
     def _complete(self, experiment: Experiment) -> None:
-        """Bring a record, whose lock is held, to its end, from wherever it stands, or to where `stop` is set."""
-        scratch = self.setting.scratch
+        """Bring a locked record from its present state to its end, or until `stop` is set."""
+        scratch = self.options.scratch_dir
         notice = functools.partial(self.report, "notice", experiment)
-        keeper = latest(experiment, self.setting.data_dir, scratch, notice)
-        if scratch is not None and keeper.folder != scratch:
-            if keeper.finished:
+        record = latest(experiment, self.options.data_dir, scratch, notice)
+        if scratch is not None and record.folder != scratch:
+            if record.finished:
                 return
-            for file in keeper.files:
+            for file in reversed(record.files):  # the sidecar first: a CSV without one cannot be continued
                 if file.exists():
                     write_whole(scratch / file.name, file.read_bytes())
-            keeper = Record(experiment, scratch, notice)
-        if not keeper.trained:
-            self._train(experiment, keeper)
-        elif not keeper.finished:
-            keeper.finish()
-        self._copy(keeper)
+            record = Record(experiment, scratch, notice)
+        if not record.trained:
+            self._train(experiment, record)
+        elif not record.finished:
+            record.finish(keep_state=self.options.keep_state)
+        self._copy(record)
 
-    def _copy(self, keeper: Record) -> None:
-        if self.copies is not None:
-            self.copies.request(keeper.files, move=keeper.finished)
+    def _copy(self, record: Record) -> None:
+        if self._copies is not None:
+            self._copies.request(record.files, move=record.finished)
 
-    def _train(self, experiment: Experiment, keeper: Record) -> None:
-        """Train, in ever smaller micro-batches as long as the device has no room and the user allows it."""
+    def _train(self, experiment: Experiment, record: Record) -> None:
+        """Train, with smaller micro-batches whenever the device runs out of memory and the user allows it."""
         from batchscale.training import datasets
-        from batchscale.training.loop import OutOfMemory, Training, free_memory
+        from batchscale.training.loop import Training
+        from batchscale.training.memory import OutOfMemory, free_memory
 
-        data = self.data or datasets.load(experiment.dataset, self.setting.data_root)
-        images_at_once = {}
+        data = self.data or datasets.load(experiment.dataset, self.options.data_root)
+        images_at_once: dict[str, int] = {}
         while True:
             try:
-                return self._train_with(Training(experiment, data, group=self.group), images_at_once, keeper)
+                return self._train_with(Training(experiment, data, group=self.group), images_at_once, record)
             except OutOfMemory as error:
-                if self.group.is_out_of_step:  # nor could they be told to take less
-                    raise UserError(f"{error}; take --micro-batch-size {max(1, error.images // 2)}") from error
+                if self.group.is_out_of_step:  # the other workers cannot be told to use smaller micro-batches
+                    raise UserError(f"{error}; use --micro-batch-size {max(1, error.images // 2)}") from error
                 images, where, problem = error.images, error.where, str(error)
-            # Out of the clause above, whose error refers to everything that is to be freed.
+            # Outside the except clause, whose error refers to everything that must be freed.
             free_memory()
             if images == 1:
-                raise UserError(f"the device has {problem}; take a smaller network or another device")
-            if where == "training" and self.setting.on_out_of_memory == "stop":
+                raise UserError(f"the device has {problem}; use a smaller network or another device")
+            if where == "training" and self.options.on_out_of_memory == "stop":
                 largest = Training(experiment, data).largest_that_fits(images)
                 raise UserError(
-                    f"the device has {problem}; the largest batch that fits is {largest}: take a smaller batch, "
+                    f"the device has {problem}; the largest batch that fits is {largest}: use a smaller batch, "
                     f"--micro-batch-size {largest} or --on-out-of-memory split"
                 )
             images_at_once[where] = images // 2
-            seen = ", which batch norm sees one by one" if where == "training" else ""
-            how = f"going on from what was saved last with at most {images // 2}{seen}"
-            self.report("notice", experiment, f"{problem}: {how}")
+            seen = ", and batch norm sees each micro-batch separately" if where == "training" else ""
+            line = f"{problem}: continuing from the last save with at most {images // 2} images at once{seen}"
+            self.report("notice", experiment, line)
 
-    def _train_with(self, training, images_at_once: dict[str, int], keeper: Record) -> None:
-        """Train from wherever the record stands, keeping every epoch, and long ones in the middle."""
+    def _train_with(self, training, images_at_once: dict[str, int], record: Record) -> None:
+        """Train from the record's present state; save every epoch, and long ones also in between."""
         experiment = training.experiment
-        state = keeper.resume()
+        state = record.resume()
         if state is not None:
             training.load_state_dict(state)
         training.limit(images_at_once)
-        keeper.start(**_facts(training))
-        self.group.from_first((experiment, self.setting.data_root, state))  # the other workers follow
+        record.start(**provenance.facts(training))
+        self.group.broadcast((experiment, self.options.data_root, state))  # the other workers train the same
         saved = time.monotonic()
 
         def between_updates(progress) -> None:
             nonlocal saved
             self.report("progress", experiment, progress)
-            stopping = self.stop.is_set()
-            if stopping or time.monotonic() - saved > self.setting.save_seconds:
-                keeper.save_state(training.state_dict())
-                self._copy(keeper)
+            is_stopping = self.stop.is_set()
+            if is_stopping or time.monotonic() - saved > self.options.save_seconds:
+                record.save_state(training.state_dict())
+                self._copy(record)
                 saved = time.monotonic()
-            if stopping:
+            if is_stopping:
                 raise _StopTraining
 
         try:
-            with contextlib.closing(training.epochs(between_updates)) as records:
-                for record in records:
-                    keeper.add(record, training.state_dict())
-                    self._copy(keeper)
+            with contextlib.closing(training.epochs(between_updates)) as epochs:
+                for epoch in epochs:
+                    record.add(epoch, training.state_dict())
+                    self._copy(record)
                     saved = time.monotonic()
-                    self.report("record", experiment, record)
-                    if self.stop.is_set() and record.epoch < experiment.epochs:
+                    self.report("epoch", experiment, epoch)
+                    if self.stop.is_set() and epoch.epoch < experiment.epochs:
                         return
         except _StopTraining:
             return
-        keeper.finish("diverged" if training.diverged else "complete")
-        self.report("finish", experiment, summary(experiment, keeper.status, keeper.rows))
-
-
-def _cpu() -> str:
-    """What the CPU is called; Linux says it in a file of its own, if at all."""
-    try:
-        names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _facts(training) -> dict:
-    """What the sidecar notes besides the experiment: where it runs, and what follows from the experiment."""
-    import torch
-
-    device = training.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
-    return {
-        "device": {"type": device.type, "name": name, "threads": torch.get_num_threads()},
-        "workers": training.group.count,
-        "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
-        "updates_per_epoch": training.updates_per_epoch,
-        "train_images": len(training.data.train_images),
-        "test_images": len(training.data.test_images),
-        # Batch norm uses the statistics of a micro-batch ("ghost batch", Hoffer et al. 2017), which may have become
-        # smaller in the middle of a run.
-        "ghost_batch": [{"from_update": update, "images": size} for update, size in training.ghost_batches],
-    }
+        record.finish("diverged" if training.diverged else "complete", keep_state=self.options.keep_state)
+        self.report("finish", experiment, summary(experiment, record.status, record.rows))

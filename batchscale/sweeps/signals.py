@@ -12,10 +12,10 @@ from batchscale.sweeps.torchrun import under_torchrun
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, after everything was saved."""
+    """Ctrl-C or SIGTERM, raised once everything is saved."""
 
     def __init__(self, number: int):
-        super().__init__("stopped; everything is saved: start again to go on")
+        super().__init__("stopped; everything is saved: run again to continue")
         self.exit_code = 128 + number
 
     def _render_traceback_(self) -> list[str]:
@@ -23,23 +23,23 @@ class Stopped(KeyboardInterrupt):
 
 
 class Stop:
-    """Whether to stop: a signal came, or the process that started this worker says so, or is gone."""
+    """Whether to stop: a signal arrived, or the parent process requests it or is gone."""
 
     def __init__(self, parent: Connection | None = None):
         self.signal: int | None = None
         self._parent = parent
 
     def is_set(self) -> bool:
-        # The parent never sends anything else; once it is gone, there is an end of file to read.
+        # The parent sends nothing else. Once the parent is gone, the connection has an end of file to read.
         return self.signal is not None or (self._parent is not None and self._parent.poll())
 
 
 @contextlib.contextmanager
 def caught(*numbers: int, parent: Connection | None = None) -> Iterator[Stop]:
-    """Turn these signals into a request to stop after the current update; a second one interrupts at once.
+    """Turn these signals into a request to stop after the current update; a second signal interrupts immediately.
 
-    A worker, which has a `parent`, is interrupted by nobody else, and under torchrun a Ctrl-C comes twice: from the
-    terminal and from torchrun, which waits half a minute before it kills.
+    Further signals are ignored in a process with a `parent`, and under torchrun, where Ctrl-C arrives twice: from the
+    terminal and from torchrun, which waits for half a minute before it kills.
     """
     stop = Stop(parent)
     is_patient = parent is not None or under_torchrun()
@@ -48,10 +48,10 @@ def caught(*numbers: int, parent: Connection | None = None) -> Iterator[Stop]:
         if stop.signal is not None and not is_patient:
             raise KeyboardInterrupt
         stop.signal = number
-        # Nothing more than that: a handler may run in the middle of anything. An update of a large minibatch may take
-        # a minute, and who sees nothing presses Ctrl-C again.
+        # A handler may interrupt anything, so it only writes. An update of a large minibatch may take a minute, and a
+        # user who sees no reaction presses Ctrl-C again.
         if not is_patient and sys.stderr.isatty():
-            os.write(2, b"\nsaving after this update; Ctrl-C again stops at once\n")
+            os.write(2, b"\nsaving after this update; press Ctrl-C again to stop immediately\n")
 
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, request) for number in numbers if in_main_thread}
@@ -64,13 +64,13 @@ def caught(*numbers: int, parent: Connection | None = None) -> Iterator[Stop]:
 
 @contextlib.contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Processes that are started inside never see a Ctrl-C; here it comes as soon as this is over."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows: workers then say that they were interrupted
+    """Processes started inside never receive Ctrl-C; this process receives it on exit."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows, the processes report the interrupt themselves
         yield
         return
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # it would be started with the first process, and starting it unblocks Ctrl-C
+    resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks Ctrl-C
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

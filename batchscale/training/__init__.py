@@ -1,1 +1,1 @@
-"""One run: the loop, data sets, networks, noise scale, random numbers, memory and workers. Writes nothing."""
+"""One run: the loop, network, data sets, noise scale, random numbers, device, memory and workers. Writes no records."""

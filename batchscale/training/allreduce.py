@@ -1,9 +1,9 @@
-"""How long an all-reduce takes between processes here: gloo, as workers without GPUs use it to share gradients.
+"""The time of an all-reduce between processes of this machine, with gloo, which workers without GPUs use.
 
     times = measure()                                   # pairs of bytes and seconds
     projection.fit_interconnect(times, WORKERS, "…")
 
-It takes some seconds. On a busy machine it measures the other programs as well.
+The measurement takes some seconds and includes the load of other programs.
 """
 
 import json
@@ -21,10 +21,10 @@ _ROUNDS, _REPEATS = 20, 5
 
 
 def measure() -> list[tuple[int, float]]:
-    """Bytes, and seconds of an all-reduce of that many between two processes here: medians over rounds.
+    """Pairs of message size in bytes and time of an all-reduce in seconds, the median over rounds.
 
     Raises:
-        UserError: there is no gloo, or the processes cannot reach each other.
+        UserError: this build of PyTorch lacks gloo, or the processes cannot connect.
     """
     import torch.multiprocessing
     from torch import distributed
@@ -34,7 +34,7 @@ def measure() -> list[tuple[int, float]]:
     with tempfile.TemporaryDirectory() as folder:
         try:
             torch.multiprocessing.spawn(_process, (folder,), nprocs=WORKERS, daemon=True)
-        except Exception as error:  # whatever it is, it happened in a process that is gone
+        except Exception as error:  # anything: it happened in another process, which has ended
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise UserError(
                 f"an all-reduce between two processes here failed ({reason}); give --latency and --bandwidth"
@@ -51,15 +51,15 @@ def _process(rank: int, folder: str) -> None:
     store = distributed.FileStore(str(Path(folder) / "store"), WORKERS)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=WORKERS, timeout=timedelta(seconds=60))
     buffers = [torch.zeros(size // 4) for size in SIZES]
-    rounds = []
-    for _ in range(_ROUNDS + 1):
-        rounds.append([])
-        for buffer in buffers:
-            distributed.barrier()
-            started = time.perf_counter()
-            for _ in range(_REPEATS):
-                distributed.all_reduce(buffer)
-            rounds[-1].append((time.perf_counter() - started) / _REPEATS)
+
+    def seconds(buffer: torch.Tensor) -> float:
+        distributed.barrier()
+        started = time.perf_counter()
+        for _ in range(_REPEATS):
+            distributed.all_reduce(buffer)
+        return (time.perf_counter() - started) / _REPEATS
+
+    rounds = [[seconds(buffer) for buffer in buffers] for _ in range(_ROUNDS + 1)]
     distributed.destroy_process_group()
     if rank == 0:
         medians = [median(times) for times in zip(*rounds[1:], strict=True)]  # the first round opens connections

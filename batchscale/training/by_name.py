@@ -1,4 +1,4 @@
-"""Objects that a setting names as `module:name`: networks and data sets of the user's own."""
+"""Objects that a setting names as `module:name`: a user's own networks and data sets."""
 
 import importlib
 from collections.abc import Callable
@@ -7,10 +7,10 @@ from batchscale.errors import UserError, failure
 
 
 def find_callable(what: str, field: str) -> Callable:
-    """The object that `module:name` (or `module:Class.method`) names; `field` is the experiment's field it stands in.
+    """Import a callable from `module:name` or `module:Class.method`, the value of the experiment's `field`.
 
     Raises:
-        UserError: the module cannot be imported, or has no such callable.
+        UserError: the module cannot be imported, or it has no such callable.
     """
     module_name, _, attribute = what.partition(":")
     if not (module_name and attribute):
@@ -22,7 +22,7 @@ def find_callable(what: str, field: str) -> Callable:
             f"{field} is {what!r} but {error.name} cannot be imported; "
             f"start from the folder that holds {error.name}.py, or add it to PYTHONPATH"
         ) from error
-    except Exception as error:  # somebody else's module: whatever its import raises is for them to mend
+    except Exception as error:  # the user's module may raise anything, and only the user can fix it
         raise UserError(f"{field} is {what!r} but importing it failed: {failure(error)}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):

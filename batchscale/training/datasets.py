@@ -1,13 +1,14 @@
-"""Images and labels as tensors that live on the device, normalised there.
+"""Data sets as tensors that stay on the device and are normalised there.
 
     data = load("cifar10", data_root="datasets").to("cuda")
-    images = data.batch(indices)                         # float32 (b, 3, 32, 32), zero mean and unit variance a channel
+    images, labels = data.batch(indices)  # float32 (b, 3, 32, 32), zero mean and unit variance per channel
 
-`cifar10` is torchvision's, checked by MD5 and downloaded through mirrors when it is missing; `digits` comes with
-scikit-learn and needs no download; `module:function` names your own.
+`cifar10` is torchvision's: checked by MD5, and downloaded from mirrors if it is missing. `digits` is part of
+scikit-learn and needs no download. `module:function` names your own.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,19 +19,19 @@ from torch import Tensor
 from batchscale.errors import UserError, failure
 from batchscale.training.by_name import find_callable
 
-TRAIN_ACCURACY_IMAGES = 10_000  # size of the fixed subset on which train accuracy is measured
+TRAIN_ACCURACY_IMAGES = 10_000  # size of the fixed subset for train accuracy
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test set, in uint8 on one device.
+    """A training and a test set, on one device.
 
     Attributes:
-        train_images, test_images: uint8 `(n, h, w, channels)`. Channels come last in memory, the layout in which
-            convolutions are fastest, so that a gathered batch needs no reordering.
+        train_images, test_images: uint8 `(n, h, w, channels)`. Convolutions are fastest with channels last in memory,
+            so a gathered batch needs no reordering.
         train_labels, test_labels: int64 `(n,)`, in 0 ... len(classes) - 1.
         classes: names of the classes.
-        mean, std: float32 `(channels,)`, of the training images in units of 0-255; what `normalised` uses.
+        mean, std: float32 `(channels,)`, of the training images in units of 0-255; used by `normalised`.
     """
 
     name: str
@@ -47,15 +48,15 @@ class Dataset:
         return self.train_images.shape[-1]
 
     def to(self, device: torch.device | str) -> "Dataset":
-        """The same data on another device; tensors that are there already are shared, not copied."""
+        """The same data on `device`. Shares the tensors that are already there."""
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved)
 
     def first(self, train_size: int | None) -> "Dataset":
-        """The same data with the first `train_size` training images only, normalised by their own statistics.
+        """The same data with the first `train_size` training images, normalised by their own mean and variance.
 
         Raises:
-            UserError: there are fewer training images than that.
+            UserError: there are fewer training images.
         """
         if train_size is None:
             return self
@@ -66,8 +67,8 @@ class Dataset:
         return replace(self, train_images=images, train_labels=self.train_labels[:train_size], mean=mean, std=std)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """uint8 `(b, h, w, c)` -> float32 `(b, c, h, w)` in channels-last memory, (x - mean) / std a channel."""
-        # A mean a pixel, all the same: of three values a pixel, the CPU would take one after the other.
+        """uint8 `(b, h, w, c)` -> float32 `(b, c, h, w)` in channels-last memory, (x - mean) / std per channel."""
+        # One mean per pixel, although they are equal: the CPU would process the three values of a pixel one by one.
         mean, std = (values.expand(images.shape[1:]).contiguous() for values in (self.mean, self.std))
         return images.float().sub_(mean).div_(std).permute(0, 3, 1, 2)
 
@@ -77,15 +78,14 @@ class Dataset:
 
 
 def load(name: str, data_root: str | os.PathLike | None = None, *, progress: bool = True) -> Dataset:
-    """A data set by name, on the CPU, whole.
+    """Load a complete data set on the CPU.
 
     Args:
-        name: `cifar10`, `digits`, or `module:function`. Such a function takes no arguments and returns
-            (train_images, train_labels, test_images, test_labels): uint8 arrays or tensors `(n, h, w, channels)` and
-            integers `(n,)` from 0.
-        data_root: folder that holds, or is to hold, `cifar-10-batches-py`. None: the environment variable
-            BATCHSCALE_DATA_ROOT, or else `datasets` in the working directory.
-        progress: show a bar while downloading.
+        name: `cifar10`, `digits`, or `module:function`. The function returns (train_images, train_labels, test_images,
+            test_labels): uint8 arrays or tensors `(n, h, w, channels)` and integers `(n,)` from 0.
+        data_root: folder for `cifar-10-batches-py`. None: the environment variable BATCHSCALE_DATA_ROOT, or else
+            `datasets` in the working directory.
+        progress: show a progress bar while downloading.
 
     Raises:
         UserError: the name is unknown, the download failed, or the arrays do not fit together.
@@ -105,10 +105,8 @@ def find_data_root(data_root: str | os.PathLike | None = None) -> Path:
 
 
 def is_available(name: str, data_root: str | os.PathLike | None = None) -> bool:
-    """Whether `load` needs no download (the files are there; their MD5 is checked when they are loaded)."""
-    if name != "cifar10":
-        return True
-    return (find_data_root(data_root) / "cifar-10-batches-py" / "test_batch").is_file()
+    """Whether the files are present, so that `load` needs no download. Their MD5 is checked when they are loaded."""
+    return name != "cifar10" or (find_data_root(data_root) / "cifar-10-batches-py" / "test_batch").is_file()
 
 
 @lru_cache(maxsize=1)
@@ -119,7 +117,7 @@ def _load_cifar10(root: Path, progress: bool) -> Dataset:
         raise UserError(f"data_root is {root}, which is a file; it must be the folder with cifar-10-batches-py")
     try:
         parts = [CIFAR10(root, train=train, download=False) for train in (True, False)]
-    except RuntimeError:  # missing, or an MD5 does not fit: torchvision says the same of both
+    except RuntimeError:  # missing or damaged: torchvision does not distinguish these
         from batchscale.training.downloads import DownloadError, download_cifar10
 
         try:
@@ -129,52 +127,44 @@ def _load_cifar10(root: Path, progress: bool) -> Dataset:
                 raise UserError(f"{root / 'cifar-10-batches-py'} is incomplete or damaged; {error}") from error
             raise
         parts = [CIFAR10(root, train=train, download=False) for train in (True, False)]
-    (train_images, train_labels), (test_images, test_labels) = ((part.data, part.targets) for part in parts)
-    return _dataset("cifar10", train_images, train_labels, test_images, test_labels, tuple(parts[0].classes))
+    arrays = [array for part in parts for array in (part.data, part.targets)]
+    return _dataset("cifar10", arrays, tuple(parts[0].classes))
 
 
 @lru_cache(maxsize=1)
 def _load_digits() -> Dataset:
-    """scikit-learn's 1 797 digits, 8x8 in 0-16, bilinearly resized to 32x32x3: the first 1 500 train, 297 test.
-
-    They are ordered by who wrote them, so that the test set holds other hands than the training set.
-    """
+    """scikit-learn's 1 797 digits, 8x8 in 0-16, bilinearly resized to 32x32x3: the first 1 500 train, 297 test."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     small = torch.from_numpy(digits.images).float().unsqueeze(1) * (255 / 16)
     large = torch.nn.functional.interpolate(small, size=(32, 32), mode="bilinear", align_corners=False)
     images = large.round().byte().permute(0, 2, 3, 1).repeat(1, 1, 1, 3)
-    split = 1500
-    return _dataset(
-        "digits",
-        images[:split],
-        digits.target[:split],
-        images[split:],
-        digits.target[split:],
-        tuple(str(name) for name in digits.target_names),
-    )
+    split = 1500  # the digits are ordered by writer, so the test set contains other hands
+    arrays = images[:split], digits.target[:split], images[split:], digits.target[split:]
+    return _dataset("digits", arrays, tuple(str(name) for name in digits.target_names))
 
 
 def _load_own(name: str) -> Dataset:
     function = find_callable(name, "dataset")
     try:
         arrays = function()
-    except Exception as error:  # whatever somebody else's function raises, it is theirs to mend
+    except Exception as error:  # the user's function may raise anything, and only the user can fix it
         raise UserError(f"dataset {name} failed: {failure(error)}") from error
     if not (isinstance(arrays, tuple) and len(arrays) == 4):
         raise UserError(f"{name} must return (train_images, train_labels, test_images, test_labels)")
     try:
         tensors = [torch.as_tensor(array) for array in arrays]
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{name} returned something else than arrays of numbers: {error}") from error
+        raise UserError(f"{name} must return arrays of numbers: {error}") from error
     highest = max(int(labels.max()) if labels.numel() else 0 for labels in (tensors[1], tensors[3]))
-    return _dataset(name, *tensors, classes=tuple(str(number) for number in range(highest + 1)))
+    return _dataset(name, tensors, classes=tuple(str(number) for number in range(highest + 1)))
 
 
-def _dataset(name, train_images, train_labels, test_images, test_labels, classes: tuple[str, ...]) -> Dataset:
+def _dataset(name: str, arrays: Sequence, classes: tuple[str, ...]) -> Dataset:
+    """Check (train_images, train_labels, test_images, test_labels) and make a data set of them."""
     tensors = []
-    for part, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
+    for part, images, labels in (("train", *arrays[:2]), ("test", *arrays[2:])):
         images, labels = torch.as_tensor(images), torch.as_tensor(labels)
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
             raise UserError(
@@ -187,7 +177,7 @@ def _dataset(name, train_images, train_labels, test_images, test_labels, classes
                 f"they must be {len(images)} whole numbers"
             )
         if labels.min() < 0:
-            raise UserError(f"{name}: the lowest {part} label is {labels.min()}; they must be from 0")
+            raise UserError(f"{name}: the lowest {part} label is {labels.min()}; labels must start at 0")
         tensors += [images.contiguous(), labels.long()]
     if tensors[0].shape[1:] != tensors[2].shape[1:]:
         shapes = ", ".join(str(tuple(images.shape[1:])) for images in tensors[::2])
@@ -197,11 +187,11 @@ def _dataset(name, train_images, train_labels, test_images, test_labels, classes
 
 
 def _channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation a channel, float32 `(channels,)`; exact sums, from the counts of the 256 values."""
+    """Mean and standard deviation per channel, float32 `(channels,)`: exact sums, from counts of the 256 values."""
     channels = images.shape[-1]
     counts = torch.stack([torch.bincount(images[..., c].flatten(), minlength=256) for c in range(channels)]).double()
     values = torch.arange(256, dtype=torch.float64)
     total = counts.sum(dim=1)
     mean = counts @ values / total
     std = (counts @ values.square() / total - mean.square()).clamp_min(0).sqrt()
-    return mean.float(), torch.where(std > 0, std, 1.0).float()  # a constant channel stays at zero
+    return mean.float(), torch.where(std > 0, std, 1.0).float()  # a constant channel becomes zero

@@ -1,27 +1,79 @@
-"""Memory that a process keeps while it trains, instead of giving it back to the system after every update.
-
-glibc gets a block of more than 32 MB from the system each time it is asked for one, and gives it back as soon as it is
-freed; the system clears every page again. The activations of a large minibatch are such blocks, so that a quarter of
-the time at B = 1024 went into clearing them (LOG.md). Nothing happens where the C library is another one.
-"""
+"""Memory: running out of it on the device, freeing it, and keeping it in the process between updates."""
 
 import contextlib
 import ctypes
-import os
-from collections.abc import Iterator
+import gc
+import platform
+import re
+import textwrap
+from collections.abc import Callable, Iterator
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # of mallopt, in malloc.h
+import torch
+
+from batchscale.errors import first_line
+
+# The messages of libraries without an exception of their own: the allocators of the CPU and of Apple's GPU, cuDNN,
+# cuBLAS, and oneDNN, which reports no cause.
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|could not create a primitive", re.IGNORECASE
+)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # parameters of mallopt, from malloc.h
 _MEGABYTE = 2**20
+
+
+class OutOfMemory(Exception):
+    """The device cannot hold `images` at once in `where`, `training` or `evaluation`: see `Training.limit`."""
+
+    def __init__(self, images: int, where: str, error: BaseException):
+        super().__init__(f"no room for {images} images at once in {where} ({reason(error)})")
+        self.images, self.where = images, where
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of PyTorch or of a library below it reports a lack of memory."""
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+    )
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's message, at most 100 characters."""
+    return textwrap.shorten(first_line(error), 100, placeholder=" ...")
+
+
+def free_memory() -> None:
+    """Return unreferenced memory to the device, for example that of a training that ran out of memory."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def largest_that_fits(attempt: Callable[[int], None], images: int) -> int:
+    """Bisect to within 1 in 32 for the most images, below `images`, that `attempt` has memory for; 0 if for none."""
+    fits = 0
+    while images - fits > max(1, images // 32):
+        middle = (fits + images) // 2
+        try:
+            attempt(middle)
+            fits = middle
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            images = middle
+        free_memory()
+    return fits
 
 
 @contextlib.contextmanager
 def memory_kept() -> Iterator[None]:
-    """Inside, memory that is freed stays with the process, for the next update; afterwards the system has it back."""
-    try:
-        is_glibc = os.confstr("CS_GNU_LIBC_VERSION") is not None
-    except (AttributeError, ValueError, OSError):  # Windows, macOS, musl
-        is_glibc = False
-    if not is_glibc:
+    """Inside, freed memory stays with the process for the next update; on exit the system gets it back.
+
+    glibc otherwise returns every block above 32 MB to the system, which clears its pages before the next use. At
+    B = 1024 clearing activations took a quarter of the training time (LOG.md). Other C libraries are left alone.
+    """
+    if platform.libc_ver()[0] != "glibc":  # Windows, macOS, musl
         yield
         return
     libc = ctypes.CDLL(None)
@@ -30,7 +82,7 @@ def memory_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        # glibc moves these two thresholds by itself until they are first set; now they stay where it would end.
+        # glibc adapts these two thresholds until one of them is set. They get the values at which it would end.
         libc.mallopt(_MMAP_MAX, 65_536)
         libc.mallopt(_MMAP_THRESHOLD, 32 * _MEGABYTE)
         libc.mallopt(_TRIM_THRESHOLD, 64 * _MEGABYTE)

@@ -1,4 +1,4 @@
-"""Gradient noise scale: up to about which batch size a larger minibatch still improves the gradient.
+"""Gradient noise scale: roughly the batch size up to which a larger minibatch still improves the gradient.
 
     def loss(part):
         return functional.cross_entropy(model(images[part]), labels[part])
@@ -6,9 +6,8 @@
     estimate = measure(model, loss, torch.randperm(len(images)), random_seed=0)
     estimate.noise_scale, estimate.standard_error     # B_simple in images; NaN where it is not measurable
 
-B_simple = tr(Σ)/|G|², with G the gradient of the loss and Σ the covariance of one image's gradient (McCandlish et al.
-2018, arXiv:1812.06162, §2.2 and appendix A.1). `estimate` is arithmetic on squared norms and inner products; `measure`
-gets these from a network.
+B_simple = tr(Σ)/|G|², where G is the gradient of the loss and Σ the covariance of a single image's gradient (McCandlish
+et al. 2018, arXiv:1812.06162, §2.2 and appendix A.1). `measure` computes gradients, `estimate` the noise scale.
 """
 
 import contextlib
@@ -23,22 +22,22 @@ from torch import Tensor, nn
 
 from batchscale.training import randomness
 
-# Ten micro-batches that hold one training image in forty together: a fortieth of an epoch's time where that goes with
-# the images, and at B = 128 (390 updates an epoch) also where it goes with the launches. LOG.md has other choices.
+# Ten micro-batches that together hold one training image in forty cost a fortieth of an epoch where time is
+# proportional to images, and at B = 128 (390 updates per epoch) also where kernel launches dominate. LOG.md compares.
 MICRO_BATCHES = 10
 ONE_IMAGE_IN = 40
-LEAST_MICRO_BATCH_SIZE = 8  # however small the training set: batch norm takes its statistics from a micro-batch
-BLOCKS = 10  # of micro-batches, whose summed gradients are kept for the standard error
+LEAST_MICRO_BATCH_SIZE = 8  # for small training sets: batch norm computes its statistics over a micro-batch
+BLOCKS = 10  # of micro-batches; the standard error uses the summed gradient of each
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Gradient noise scale at frozen weights, and what it was computed from. To average several, average 𝒢² and 𝒮.
+    """Gradient noise scale at fixed weights, and its terms.
 
     Attributes:
-        squared_gradient_norm: 𝒢², unbiased for |G|²; by chance zero or negative where the noise hides the gradient.
-        trace_covariance: 𝒮, unbiased for tr(Σ), Σ the covariance of one image's gradient.
-        standard_error: of `noise_scale`, in images; NaN where that is, and with two micro-batches.
+        squared_gradient_norm: 𝒢², unbiased for |G|²; may be zero or negative by chance where noise hides the gradient.
+        trace_covariance: 𝒮, unbiased for tr(Σ), where Σ is the covariance of a single image's gradient.
+        standard_error: of `noise_scale`, in images. NaN where that is NaN, and with two micro-batches.
         small_batch_size, big_batch_size: B_s and B_b, in images.
     """
 
@@ -50,7 +49,7 @@ class Estimate:
 
     @property
     def is_measurable(self) -> bool:
-        """Whether 𝒢² is above zero (and everything finite), so that 𝒮/𝒢² means something."""
+        """Whether 𝒢² is positive and both terms are finite."""
         return 0 < self.squared_gradient_norm < math.inf and math.isfinite(self.trace_covariance)
 
     @property
@@ -68,18 +67,18 @@ class Estimate:
 def two_batch_estimates(small_squared_norm, big_squared_norm, *, small_batch_size: int, big_batch_size: int):
     """𝒢² and 𝒮, unbiased for |G|² and tr(Σ), from squared gradient norms at two batch sizes.
 
-    The gradient G_B of a mean loss over B independent images has E|G_B|² = |G|² + tr(Σ)/B. Two batch sizes B_s < B_b
-    give two equations (McCandlish et al. 2018, appendix A.1):
+    The gradient G_B of the mean loss over B independent images satisfies E|G_B|² = |G|² + tr(Σ)/B. Two batch sizes
+    B_s < B_b give two equations (McCandlish et al. 2018, appendix A.1), whose solution is
 
         𝒢² = (B_b·|G_b|² − B_s·|G_s|²) / (B_b − B_s),    𝒮 = (|G_s|² − |G_b|²) / (1/B_s − 1/B_b)
 
     Args:
-        small_squared_norm, big_squared_norm: |G_s|² and |G_b|², numbers or arrays. What is averaged, over micro-batches
-            or measurements, is averaged before the two are divided: the mean of ratios is not the ratio of means.
+        small_squared_norm, big_squared_norm: |G_s|² and |G_b|², numbers or arrays. Average over micro-batches or
+            measurements before dividing 𝒮 by 𝒢²: the mean of ratios is not the ratio of means.
         small_batch_size, big_batch_size: B_s and B_b, in images.
 
     Returns:
-        (𝒢², 𝒮), of the arguments' shape. Each may be negative by chance; 𝒮 never is where G_b is the mean of all G_s.
+        (𝒢², 𝒮), of the arguments' shape. Each may be negative by chance, but not 𝒮 if G_b is the mean of all G_s.
 
     Raises:
         ValueError: not 1 ≤ B_s < B_b.
@@ -104,26 +103,25 @@ def estimate(
 ) -> Estimate:
     """Noise scale from M micro-batch gradients g_1 … g_M at the same weights, gathered into K blocks.
 
-    B_s is the size of a micro-batch and B_b = M·B_s; |G_s|² is the mean of all |g_j|² and G_b the mean of all g_j, so
-    that both come from the same images. Then, exactly, 𝒮 = B_s·Σ|g_j − ḡ|²/(M − 1) ≥ 0, and 𝒢² is the mean of g_i·g_j
-    over all pairs i ≠ j.
+    B_s is the size of a micro-batch and B_b = M·B_s. |G_s|² is the mean of all |g_j|², and G_b the mean of all g_j, so
+    both use the same images. Then, exactly, 𝒮 = B_s·Σ|g_j − ḡ|²/(M − 1) ≥ 0, and 𝒢² is the mean of g_i·g_j over all
+    pairs i ≠ j.
 
-    The standard error is the delta method's, Var(B) = Var(𝒮 − B·𝒢²)/𝒢⁴ with B = 𝒮/𝒢², and the variance a jackknife's
-    that leaves out one block at a time. It divides by no 𝒢² of a part, which may be near zero. It assumes that the
-    micro-batches are independent. It has itself a relative error of about 1/√(2(K − 1)), and is too large, by up to
-    √2, where noise swamps the gradient (B ≫ B_b). Where it exceeds about B/3 an interval around B is not symmetric, and
-    where some of a series of measurements are NaN the others are too small: by chance 𝒢² came out large. Then average
-    𝒢² and 𝒮 of the series, and divide.
+    The standard error is the delta method's, Var(B) = Var(𝒮 − B·𝒢²)/𝒢⁴ with B = 𝒮/𝒢². A jackknife over the blocks
+    estimates the variance, without dividing by the 𝒢² of a part, which may be near zero. Micro-batches are assumed
+    independent. The standard error has itself a relative error of about 1/√(2(K − 1)), and where noise swamps the
+    gradient (B ≫ B_b) it is too large, by up to √2. Above about B/3, an interval around B is asymmetric. If some of a
+    series of measurements are NaN, the others underestimate B by selection: average 𝒢² and 𝒮, then divide.
 
     Args:
-        squared_norms: (K,), sum of |g_j|² over each block.
-        inner_products: (K, K), u_a·u_b, where u_a is the sum of g_j over block a.
-        micro_batches: (K,), how many there are in each block, as equal as can be.
+        squared_norms: sum of |g_j|² over each block, `(K,)`.
+        inner_products: u_a·u_b, where u_a is the sum of g_j over block a, `(K, K)`.
+        micro_batches: number of micro-batches in each block, as equal as possible, `(K,)`.
         micro_batch_size: B_s, in images.
 
     Returns:
-        The estimate. The noise scale and its standard error are NaN if 𝒢² ≤ 0 or a gradient is not finite; the standard
-        error alone if a block holds all micro-batches but one, so that nothing can be left out.
+        Noise scale and standard error are NaN if 𝒢² ≤ 0 or a gradient is not finite; the standard error also if one
+        block holds all micro-batches but one, so that it cannot be left out.
 
     Raises:
         ValueError: the shapes do not fit, a block is empty, there is one micro-batch, or its size is below 1.
@@ -147,9 +145,9 @@ def estimate(
             big_batch_size=int(counts[kept].sum()) * micro_batch_size,
         )
 
-    with np.errstate(invalid="ignore", over="ignore"):  # of gradients that are not finite: NaN comes out
+    with np.errstate(invalid="ignore", over="ignore"):  # gradients that are not finite give NaN
         squared_gradient_norm, trace_covariance = estimates(np.arange(blocks))
-    trace_covariance = max(trace_covariance, 0.0)  # less only by rounding
+    trace_covariance = max(trace_covariance, 0.0)  # negative only by rounding
     found = Estimate(squared_gradient_norm, trace_covariance, math.nan, micro_batch_size, count * micro_batch_size)
     if not found.is_measurable or count - counts.max() < 2:
         return found
@@ -159,8 +157,8 @@ def estimate(
 
 
 def default_micro_batch_size(n: int, micro_batches: int = MICRO_BATCHES) -> int:
-    """B_s for n training images: one image in ONE_IMAGE_IN over all micro-batches, but in each at least
-    LEAST_MICRO_BATCH_SIZE if there are as many; 0 if there is not one for each."""
+    """B_s for n training images: one in ONE_IMAGE_IN over all micro-batches, but LEAST_MICRO_BATCH_SIZE or more in each
+    if there are enough images. 0 if there are fewer images than micro-batches."""
     return min(max(n // (ONE_IMAGE_IN * micro_batches), LEAST_MICRO_BATCH_SIZE), n // micro_batches)
 
 
@@ -173,37 +171,33 @@ def measure(
     micro_batch_size: int | None = None,
     micro_batches: int = MICRO_BATCHES,
 ) -> Estimate:
-    """Gradient noise scale of a network at its present weights, which nothing here changes.
+    """Gradient noise scale of a network at its current weights.
 
-    G and Σ are those of the gradient that an update would use: the network is in train mode, with dropout, whose masks
-    are noise of a minibatch like its choice of images, and with batch norm on the statistics of each micro-batch. In
-    eval mode these would be constants, which is the gradient of another network (LOG.md: a third of the noise scale).
-    An image's gradient thereby depends a little on its micro-batch, and 𝒢² and 𝒮 on B_s, most where B_s is small; the
-    formulas assume that it does not.
+    G and Σ are those of the gradient of an update. The network is in train mode: dropout masks are noise of the
+    minibatch, like its choice of images, and batch norm uses the statistics of each micro-batch. Eval mode would
+    measure the gradient of another network (LOG.md: a third of the noise scale). Through batch norm an image's gradient
+    depends slightly on its micro-batch, and 𝒢² and 𝒮 on B_s, most for small B_s; the formulas neglect this.
 
-    The images are drawn without replacement. 𝒮 is unbiased all the same, for the covariance over the n training images
-    with divisor n − 1. 𝒢² is unbiased for the distribution that the training images are drawn from; for the gradient
-    G_n of the n images themselves, however many are used, it is |G_n|² − tr(Σ)/n on average. The noise scale of the
-    finite set is smaller: 1/B_n = 1/B_simple + 1/n. The standard error ignores that the set is finite, and for G_n is
-    too large by 1/√(1 − B_b/n), 1.3 % at the default.
+    The images are drawn without replacement. 𝒮 remains unbiased for the covariance over the n training images (divisor
+    n − 1), and 𝒢² for the distribution they come from. For the gradient G_n of the n images themselves, the mean of 𝒢²
+    is |G_n|² − tr(Σ)/n. Their noise scale is smaller: 1/B_n = 1/B_simple + 1/n. The standard error ignores that the set
+    is finite, and for G_n is too large by 1/√(1 − B_b/n), 1.3 % at the default.
 
-    Left as they were, also when `loss` raises: `.grad`, running statistics and other buffers, the mode of every module,
-    the generators of the CPU and of the model's device. Memory: at most BLOCKS gradients, however many micro-batches.
+    Restored on exit, also when `loss` raises: gradients, buffers, the mode of every module, and the generators of the
+    CPU and of the model's device. Memory: at most BLOCKS gradients.
 
     Args:
-        model: the network; its parameters that require gradients are what the gradient is by, all on one device.
-        loss: mean loss of the images at some indices, int64 (micro_batch_size,), from the model in the mode it is in
-            and under an autocast of its own.
-        order: indices of the n training images in random order, int64 (n,). The first M·B_s are used.
-        random_seed: of dropout. The same weights, order and seed give the same bits on a CPU.
-        micro_batch_size: B_s, in images; None: `default_micro_batch_size`.
-        micro_batches: M.
+        model: the network. Its parameters, on one device, are differentiated if they require gradients.
+        loss: maps indices, int64 `(micro_batch_size,)`, to the mean loss of these images, under autocast if wanted.
+        order: indices of the n training images in random order, int64 `(n,)`. The first M·B_s are used.
+        random_seed: seed of dropout. On a CPU the result depends only on weights, order and seed, to the last bit.
+        micro_batch_size, micro_batches: B_s in images (None: `default_micro_batch_size`), and M.
 
     Raises:
         ValueError: M < 2, B_s < 1, or M·B_s > n.
     """
     if micro_batches < 2:
-        raise ValueError(f"micro_batches is {micro_batches}; the noise between micro-batches takes at least two")
+        raise ValueError(f"micro_batches is {micro_batches}; it must be at least 2 to show noise between micro-batches")
     if micro_batch_size is None:
         micro_batch_size = default_micro_batch_size(len(order), micro_batches)
     if not 1 <= micro_batch_size <= len(order) // micro_batches:
@@ -211,35 +205,36 @@ def measure(
             f"micro_batch_size is {micro_batch_size}; {micro_batches} micro-batches of {len(order)} images "
             f"have from 1 to {len(order) // micro_batches}"
         )
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    blocks = min(BLOCKS, micro_batches)
-    # Half precision would lose the small differences that are looked for here.
-    dtype = torch.promote_types(parameters[0].dtype, torch.float32)
-    sums = torch.zeros(
-        blocks, sum(parameter.numel() for parameter in parameters), dtype=dtype, device=parameters[0].device
-    )
-    squared_norms, counts = sums.new_zeros(blocks), [0] * blocks
     with _as_in_training(model, random_seed), torch.enable_grad():
-        for number, part in enumerate(order[: micro_batches * micro_batch_size].split(micro_batch_size)):
-            gradients = torch.autograd.grad(loss(part), parameters, materialize_grads=True)
-            gradient = torch.cat([gradient.flatten() for gradient in gradients]).to(sums.dtype)
-            block = number * blocks // micro_batches
-            sums[block] += gradient
-            squared_norms[block] += torch.dot(gradient, gradient)
-            counts[block] += 1
-        inner_products = sums @ sums.T
-    return estimate(
-        squared_norms.cpu().numpy(), inner_products.cpu().numpy(), counts, micro_batch_size=micro_batch_size
-    )
+        sums = _block_sums(model, loss, order[: micro_batches * micro_batch_size].split(micro_batch_size))
+    return estimate(*sums, micro_batch_size=micro_batch_size)
+
+
+def _block_sums(model: nn.Module, loss: Callable[[Tensor], Tensor], parts: tuple[Tensor, ...]):
+    """The first three arguments of `estimate`, for a micro-batch gradient of each of the `parts`."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    size, blocks = sum(parameter.numel() for parameter in parameters), min(BLOCKS, len(parts))
+    # Half precision would lose the small differences between micro-batches.
+    dtype = torch.promote_types(parameters[0].dtype, torch.float32)
+    sums = torch.zeros(blocks, size, dtype=dtype, device=parameters[0].device)
+    squared_norms, counts = sums.new_zeros(blocks), [0] * blocks
+    for number, part in enumerate(parts):
+        gradients = torch.autograd.grad(loss(part), parameters, materialize_grads=True)
+        gradient = torch.cat([gradient.flatten() for gradient in gradients]).to(sums.dtype)
+        block = number * blocks // len(parts)
+        sums[block] += gradient
+        squared_norms[block] += torch.dot(gradient, gradient)
+        counts[block] += 1
+    return squared_norms.cpu().numpy(), (sums @ sums.T).cpu().numpy(), counts
 
 
 @contextlib.contextmanager
 def _as_in_training(model: nn.Module, random_seed: int) -> Iterator[None]:
-    """Train mode and seeded generators; afterwards modes, buffers and generators are as they were."""
+    """Train mode and seeded generators; on exit modes, buffers and generators are restored."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        with randomness.kept(next(model.parameters()).device):
+        with randomness.preserved(next(model.parameters()).device):
             randomness.seed_generators(random_seed)
             model.train()
             yield

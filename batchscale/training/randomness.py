@@ -1,8 +1,8 @@
-"""Every random number of a run, from (seed, epoch): the order of the images, and the generators a network draws from.
+"""Every random number of a run, derived from (seed, epoch): the order of the images, and what the network draws.
 
-with kept(device):                  # afterwards all generators are as they were
+with preserved(device):  # restores all generators on exit
     seed_generators(epoch_seed(seed, epoch))
-    ...                             # dropout, and whatever a network of one's own draws
+    ...  # dropout, and anything else that a network draws
 """
 
 import contextlib
@@ -15,33 +15,33 @@ from torch import Tensor
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """Seed of every random generator in a 1-based epoch; epoch 0 stands for the initial weights."""
+    """Seed of all random generators in a 1-based epoch; epoch 0 stands for the initial weights."""
     return _seed(seed, epoch)
+
+
+def micro_batch_seed(seed: int, update: int, number: int) -> int:
+    """Seed of the generators for micro-batch `number` of the 0-based `update`, whichever worker computes it."""
+    return _seed(seed, update, number, 1)  # the 1 distinguishes it from an epoch's seed, which ends in zeros
 
 
 def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def micro_batch_seed(seed: int, update: int, number: int) -> int:
-    """Seed of the generators for a micro-batch, the `number`-th of the 0-based `update`, whoever computes it."""
-    return _seed(seed, update, number, 1)  # the 1 sets it apart from an epoch's seed, which ends in zeros
-
-
 def permutation(n: int, seed: int, epoch: int) -> Tensor:
-    """Order of the training images in a 1-based epoch: int64 `(n,)` on the CPU, the same on every device."""
+    """Order of the n training images in a 1-based epoch: int64 `(n,)` on the CPU, the same for every device."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(epoch_seed(seed, epoch)))
 
 
 def seed_generators(seed: int) -> None:
-    """Seed torch's generators, on the CPU and on every device, Python's, and NumPy's."""
+    """Seed the global generators of torch (on every device), Python and NumPy."""
     torch.manual_seed(seed)
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 (the global generator is what somebody's network would use)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (a user's network may draw from the global generator)
 
 
 def generators_state(device: torch.device) -> dict:
-    """Where these generators stand; loads with `torch.load(weights_only=True)`."""
+    """State of these generators, on the CPU and on `device`; loads with `torch.load(weights_only=True)`."""
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002
     state = {
         "cpu": torch.get_rng_state(),
@@ -56,10 +56,10 @@ def generators_state(device: torch.device) -> dict:
 
 
 def set_generators(state: dict, device: torch.device) -> None:
-    """Put them where `generators_state` found them.
+    """Restore a `generators_state`.
 
-    On another kind of device than before there is no such state: dropout then goes on with whatever numbers the device
-    has. Such a run could not repeat the other device's rounding either.
+    A state from another type of device lacks the generator of `device`, which then keeps its own state. Such a run
+    could not repeat the other device's rounding either.
     """
     torch.set_rng_state(state["cpu"])
     random.setstate(state["python"])
@@ -72,8 +72,8 @@ def set_generators(state: dict, device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def kept(device: torch.device) -> Iterator[None]:
-    """Whatever is drawn inside, outside the generators are as they were."""
+def preserved(device: torch.device) -> Iterator[None]:
+    """Restore all generators on exit, whatever was drawn inside."""
     before = generators_state(device)
     try:
         yield

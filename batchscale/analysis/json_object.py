@@ -1,0 +1,147 @@
+"""Findings as one JSON object: dicts, lists, numbers, text and None. Its form is a contract, see README."""
+
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+
+from batchscale.analysis import tables
+from batchscale.analysis.breaking_point import CURRENCIES
+from batchscale.analysis.critical_batch_size import CriticalBatchSize
+from batchscale.analysis.findings import Effect, Findings, ModeFindings, NoiseScale
+from batchscale.analysis.projection import Projection, Scaling
+from batchscale.analysis.reasons import Reason, together
+from batchscale.analysis.sentences import accuracy
+from batchscale.analysis.threshold import Threshold
+from batchscale.records.study import AGREEING
+
+
+def json_object(found: Findings) -> dict:
+    """All of it. Fractions are 0-1, times seconds, intervals 95 %; None is undetermined, with a `reason` beside it."""
+    rows = found.frontier.to_dict("records")
+    for row in rows:
+        if row["dominated_by"] is not None:
+            row["dominated_by"] = dict(zip(("experiment", "batch_size"), row["dominated_by"], strict=True))
+    return plain(
+        {
+            "runs": len(found.study.runs),
+            "settings": {field: found.study.setting(field) for field in AGREEING},
+            "threshold": None if found.threshold is None else _threshold(found.threshold),
+            "target": found.target,
+            "modes": {name: _mode(mode, found) for name, mode in found.modes.items()},
+            "effects": [_effect(effect) for effect in found.effects],
+            "frontier": rows,
+            "missing": [str(remark) for remark in found.remarks],
+        }
+    )
+
+
+def projection_object(found: Projection) -> dict:
+    """A projection, with the time for every batch size and number of workers."""
+    return plain(
+        {
+            "target": found.target,
+            "gradient_bytes": found.gradient_bytes,
+            "interconnects": {label: asdict(link) for label, link in found.interconnects.items()},
+            "seconds_per_update": [
+                {"batch_size": size, "seconds": seconds} for size, seconds in found.seconds_per_update.items()
+            ],
+            "modes": {
+                name: {
+                    "batch_sizes": [
+                        {"batch_size": size, "updates": updates, "upper_bound": size in mode.upper_bounds}
+                        for size, updates in mode.updates.items()
+                    ],
+                    "reason": mode.reason,
+                    "interconnects": {label: _scaling(scaling) for label, scaling in mode.scalings.items()},
+                }
+                for name, mode in found.modes.items()
+            },
+            "missing": [str(remark) for remark in found.remarks],
+        }
+    )
+
+
+def _scaling(found: Scaling) -> dict:
+    return {
+        "pays_up_to": found.pays_up_to and found.pays_up_to.workers,
+        "half_efficient_up_to": found.half_efficient_up_to,
+        "fastest": found.fastest and found.fastest.workers,
+        "workers": [asdict(each) for each in found.workers],
+        "times": found.times.to_dict("records"),
+        "reason": together(found.reasons),
+    }
+
+
+def plain(value):
+    """Only what JSON knows: no NumPy, tuples as lists, reasons as text, None for what is not a finite number."""
+    if isinstance(value, Reason):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _threshold(found: Threshold) -> dict:
+    values = asdict(found) | {"seeds": found.seeds, "standard_deviation": found.standard_deviation}
+    del values["by_seed"]
+    low, high = found.interval
+    reason = None if found.seeds > 1 else Reason.of("one seed")
+    return values | {"low": low, "high": high, "reason": reason}
+
+
+def _mode(mode: ModeFindings, found: Findings) -> dict:
+    points = mode.breaking_points
+    return {
+        "breaking_point": {currency: points[currency].batch_size for currency in CURRENCIES}
+        | {
+            "intervals": {currency: points[currency].interval for currency in CURRENCIES},
+            "reasons": {currency: together(points[currency].reasons) for currency in CURRENCIES},
+            "records": {currency: points[currency].records for currency in CURRENCIES},
+        },
+        "critical_batch_size": critical(mode.critical)
+        | ({"reason": Reason.of("no target")} if found.target is None else {}),
+        "batch_sizes": _batch_sizes(mode, found),
+        "regimes": mode.regimes.to_dict("records"),
+        "noise_scale": noise_scale(mode.noise_scale),
+        "sentence": accuracy(mode, found.threshold),
+    }
+
+
+def critical(fit: CriticalBatchSize) -> dict:
+    """A fit, its reasons in one line."""
+    values = {name: value for name, value in vars(fit).items() if name != "reasons"}
+    return values | {"reason": together(fit.reasons)}
+
+
+def noise_scale(noise: NoiseScale | None) -> dict | None:
+    """Median and range over the runs of a mode."""
+    if noise is None:
+        return None
+    values = {name: getattr(noise, name) for name in ("median", "low", "high", "runs")}
+    return values | {"reason": together(noise.reasons)}
+
+
+def _batch_sizes(mode: ModeFindings, found: Findings) -> list[dict]:
+    rows = []
+    losses = mode.losses.set_index("batch_size").to_dict("index")
+    empty = dict.fromkeys(mode.losses.columns[1:]) | {"seeds": 0, "diverged": 0}
+    runs = found.to_target.runs
+    for means in tables.means_to_target(runs[runs["experiment"] == mode.mode.name]).to_dict("records"):
+        size = means["batch_size"]
+        to_target = {f"{name}_to_target": means[name] for name in tables.AMOUNTS}
+        counts = {name: means[name] for name in ("runs", "reached")}
+        rows.append({"batch_size": size, **losses.get(size, empty), **counts, **to_target})
+    return rows
+
+
+def _effect(effect: Effect) -> dict:
+    differences: pd.DataFrame = effect.differences
+    rows = [row | {"reason": row["reason"] or None} for row in differences.to_dict("records")]
+    names = {"effect": effect.name, "of": effect.of.name, "over": effect.over.name}
+    return names | {"batch_sizes": rows, "reason": effect.reason}

@@ -1,0 +1,337 @@
+"""Findings in sentences: the same ones in terminal, notebooks, README and report. Pure functions.
+
+A sentence that the records do not bear out is not written. Rules whose intervals overlap are said to be level.
+"""
+
+import math
+from collections.abc import Callable
+
+import pandas as pd
+
+from batchscale.analysis import tables
+from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
+from batchscale.analysis.critical_batch_size import CriticalBatchSize
+from batchscale.analysis.findings import Effect, Findings, ModeFindings
+from batchscale.analysis.reasons import together
+from batchscale.analysis.threshold import Threshold
+from batchscale.analysis.words import count, interval, listed, number, percent, points, sentence, sizes_at
+from batchscale.records.study import Study
+
+
+def settings(study: Study) -> str:
+    """The settings that the runs share, in one line without a full stop."""
+    if not study.sidecars:
+        return "settings not recorded: these CSVs have no sidecars"
+    size, momentum, decay = (study.setting(field) for field in ("train_size", "momentum", "weight_decay"))
+    optimizer = f"SGD with momentum {number(momentum)}" if momentum else "SGD without momentum"
+    parts = [
+        f"{study.setting('dataset')}{'' if size is None else f' (first {number(size)} training images)'}",
+        f"{study.setting('model')} at width {number(study.setting('width'))}",
+        optimizer + (f" {'and' if momentum else 'but with'} weight decay {number(decay)}" if decay else ""),
+        f"base rate {number(study.setting('base_lr'))} at B = {study.setting('reference_batch_size')}",
+        study.setting("precision"),
+    ]
+    if study.devices:
+        (kind, name, threads, workers), _ = study.devices.most_common(1)[0]
+        on = f"{name} ({kind}" + (f", {count(threads, 'thread')}" if kind == "cpu" and threads else "") + ")"
+        parts.append(on if workers == 1 else f"{count(workers, 'worker')} on {on}")
+    return ", ".join(parts)
+
+
+def threshold(found: Threshold | None) -> list[str]:
+    """What a larger minibatch has to keep."""
+    if found is None:
+        return ["No run with small minibatches is finished, so there is no accuracy to keep."]
+    low, high = found.interval
+    seeds = count(found.seeds, "seed")
+    between = (
+        f"{seeds}, 95 % interval {100 * low:.1f} to {100 * high:.1f} %" if found.seeds > 1 else f"{seeds}, no interval"
+    )
+    source = (
+        "The small minibatches reach a mean test accuracy"
+        if found.from_batch_size is None
+        else f"The best small minibatch, {count(found.from_batch_size, 'image')}, reaches a test accuracy"
+    )
+    return [
+        f"{source} of {percent(found.best, found.standard_deviation)} ({between}).",
+        f"With a tolerance of {points(found.tolerance)}, a larger minibatch has to keep {percent(found.accuracy)}.",
+    ]
+
+
+def accuracy(mode: ModeFindings, found: Threshold | None) -> str:
+    """A mode's verdict in accuracy; ± is the standard deviation over seeds."""
+    phrase, table = mode.mode.phrase, mode.losses
+    known = table.dropna(subset="accuracy")
+    if table.empty:
+        return f"No run of {phrase} is finished."
+    if found is None and known.empty:
+        return f"Every run of {phrase} diverges."
+    if found is None:
+        best = known.loc[known["accuracy"].idxmax()]
+        return sentence(
+            f"{phrase} reaches {_accuracy(best)} at {best['batch_size']:.0f}; without small minibatches nothing says "
+            f"whether that is enough"
+        )
+    against = f"against {percent(found.best)}"
+    rows, breaking = table.set_index("batch_size"), mode.breaking_points["accuracy"].batch_size
+    sizes = rows.index.tolist()
+    if breaking is None:
+        return f"Already at {sizes[0]}, the smallest recorded, {phrase} {_failure(rows.loc[sizes[0]], against)}."
+    kept = f"{phrase} keeps the small-batch accuracy ({_accuracy(rows.loc[breaking])} {against})"
+    if breaking == sizes[-1]:
+        return f"Up to {breaking}, the largest recorded, {kept}."
+    following = sizes[sizes.index(breaking) + 1]
+    return f"Up to {breaking} {kept}; at {following} it {_failure(rows.loc[following])}."
+
+
+def comparison(found: Findings) -> list[str]:
+    """Which rule keeps the accuracy furthest, as far as the intervals tell them apart; nothing to compare: nothing."""
+    points = {name: mode.breaking_points["accuracy"] for name, mode in found.modes.items()}
+    known = {name: point for name, point in points.items() if point.batch_size is not None}
+    phrase = {name: mode.mode.phrase for name, mode in found.modes.items()}
+    if found.threshold is None or not any(len(mode.losses) for mode in found.modes.values()):
+        return []
+    if not known:
+        return ["No recorded rule keeps the accuracy of the small minibatches at any larger batch size."]
+    best = max(known, key=lambda name: known[name].batch_size)
+    level = [name for name in known if name != best and not _surely_further(known[best], known[name])]
+    behind = [name for name in known if name != best and name not in level]
+    sentences = []
+    if level:
+        kept = listed([f"{_kept(known[name])} by {phrase[name]}" for name in (*level, best)])
+        why = _overlap([known[name] for name in (*level, best)])
+        sentences.append(f"The accuracy is kept {kept}; {why}, so the records do not tell which goes further.")
+    if behind:
+        sentences.append(sentence(f"{phrase[best]} goes further than {listed([phrase[name] for name in behind])}"))
+    if not level and not behind:
+        sentences.append(sentence(f"{phrase[best]} keeps the accuracy {_kept(known[best])}"))
+    lost = [name for name, mode in found.modes.items() if name not in known and len(mode.losses)]
+    if lost:
+        sentences.append(f"No batch size recorded for {listed([phrase[name] for name in lost])} keeps it.")
+    return sentences
+
+
+def effects(found: Findings) -> list[str]:
+    """What scaling and warm-up add, by the intervals of the paired differences."""
+    return [said for effect in found.effects for said in _effect(effect)]
+
+
+def updates(found: Findings) -> list[str]:
+    """The critical batch sizes, and the runs behind them."""
+    if found.target is None:
+        return ["There is no threshold, and so no target: neither updates nor time to target can be given."]
+    sentences = []
+    for mode in found.modes.values():
+        fit, phrase = mode.critical, mode.mode.phrase
+        if fit.estimate is None:
+            sentences.append(f"Under {phrase} the critical batch size is undetermined: {together(fit.reasons)}.")
+        else:
+            least = ""
+            if fit.steps_min is not None:
+                least = (
+                    f"; the target takes at least {number(fit.steps_min)} updates however large the minibatch, and "
+                    f"{number(fit.examples_min)} images however small"
+                )
+            extrapolated = f" It is {together(fit.reasons)}." if fit.reasons else ""
+            sentences.append(f"Under {phrase} the critical batch size is {_estimate(fit)}{least}.{extrapolated}")
+        if fit.right_censored:
+            sentences.append(
+                f"Of the {count(fit.runs, 'run')} behind this, {fit.right_censored} never reached the target; the "
+                f"updates that they made count as lower bounds."
+            )
+    return sentences
+
+
+def critical_batch_sizes(found: Findings) -> list[str]:
+    """All of them in one sentence."""
+    fits = [mode for mode in found.modes.values() if mode.critical.estimate is not None]
+    if fits:
+        known = listed([f"{_estimate(mode.critical)} under {mode.mode.phrase}" for mode in fits])
+        extrapolated = ", in part extrapolated" if any(mode.critical.reasons for mode in fits) else ""
+        return [f"The critical batch size for the updates to {percent(found.target)} is {known}{extrapolated}."]
+    return ["These records do not determine a critical batch size."] if found.modes else []
+
+
+def noise_scales(found: Findings) -> list[str]:
+    """The gradient noise scales, and how they compare with the critical batch sizes."""
+    sentences, missing = [], []
+    for mode in found.modes.values():
+        noise, fit, phrase = mode.noise_scale, mode.critical, mode.mode.phrase
+        if noise is None:
+            missing.append(phrase)
+            continue
+        beside = f"; it was {together(noise.reasons)}" if noise.reasons else ""
+        if noise.median is None:
+            sentences.append(
+                f"Under {phrase} the gradient noise scale has no median{beside}, where the noise hides the gradient; "
+                f"the smallest measured is {count(noise.low, 'image')}."
+            )
+            continue
+        if fit.estimate is not None:
+            low, high = fit.low or 0, fit.high or math.inf
+            where = "below" if noise.median < low else "above" if noise.median > high else "within"
+            beside += f"; the median lies {where} the interval of the critical batch size"
+        sentences.append(
+            f"Under {phrase} the gradient noise scale has a median of {count(noise.median, 'image')} and ranges from "
+            f"{number(noise.low)} {_upwards(noise.high)} over the epochs and runs{beside}."
+        )
+    if missing:
+        whom = f" under {listed(missing)}" if sentences else ""
+        sentences.append(f"The gradient noise scale was not measured{whom}.")
+    return sentences
+
+
+def breaking_points(found: Findings) -> list[str]:
+    """A sentence per mode with the three verdicts side by side."""
+    says = {
+        "accuracy": "keep the accuracy",
+        "updates": "save updates in proportion to their size",
+        "time": "shorten the time to target",
+    }
+    sentences = []
+    for mode in found.modes.values():
+        sizes = {currency: mode.breaking_points[currency].batch_size for currency in CURRENCIES}
+        known = [f"{says[currency]} up to {size}" for currency, size in sizes.items() if size is not None]
+        unknown = [currency for currency, size in sizes.items() if size is None]
+        without = f"no breaking point in {listed(unknown, 'or')} was found among the recorded batch sizes"
+        if known:
+            rest = f"; {without}" if unknown else ""
+            sentences.append(f"Under {mode.mode.phrase} larger minibatches {listed(known)}{rest}.")
+        else:
+            sentences.append(f"Under {mode.mode.phrase} {without}.")
+    return sentences
+
+
+def smallest(found: Findings) -> list[str]:
+    """The smallest known breaking point of every mode that has one: what whoever has to choose would take."""
+    said = []
+    for mode in found.modes.values():
+        sizes = {currency: mode.breaking_points[currency].batch_size for currency in CURRENCIES}
+        known = {currency: size for currency, size in sizes.items() if size is not None}
+        if known and sizes["accuracy"] is not None:
+            least = min(known.values())
+            currencies = listed([currency for currency, size in known.items() if size == least])
+            said.append(f"{least} for {mode.mode.phrase} (in {currencies})")
+    return [f"The smallest known breaking point of each rule is {listed(said)}."] if said else []
+
+
+def time(found: Findings) -> list[str]:
+    """At which batch size the target is reached soonest."""
+    sentences = []
+    for mode in found.modes.values() if found.target is not None else ():
+        means = tables.means_to_target(mode.curve.assign(experiment=mode.mode.name))
+        times = means.dropna(subset="running_time").set_index("batch_size")["running_time"]
+        phrase = mode.mode.phrase
+        if times.empty and (means["reached"] == means["runs"]).any():
+            sentences.append(f"Under {phrase} no comparable time to the target is recorded.")
+            continue
+        if times.empty:
+            sizes = means["batch_size"].tolist()
+            at = f"at {sizes[0]}" if len(sizes) == 1 else f"at any batch size from {sizes[0]} to {sizes[-1]}"
+            sentences.append(f"Under {phrase} not all runs reach the target {at}.")
+            continue
+        best, first = times.idxmin(), times.index.min()
+        against = "" if best == first else f", compared with {number(times[first])} s at {first}"
+        sentences.append(
+            f"Under {phrase} the target is reached soonest at {best}, in {number(times[best])} s{against}."
+        )
+    return sentences
+
+
+def frontier(found: Findings) -> list[str]:
+    """The Pareto frontier of accuracy and time."""
+    rows = found.frontier
+    best = rows[~rows["dominated"].astype(bool)]
+    if best.empty:
+        what = "is finished" if found.finals.empty else "that does better than guessing has a recorded time"
+        return [f"No run {what}, so accuracy cannot be compared with time."]
+
+    def named(row: pd.Series) -> str:
+        label = found.study.modes[row["experiment"]].label
+        return f"{label} at {row['batch_size']} ({percent(row['accuracy'])} in {number(row['running_time'])} s)"
+
+    of = f"Of {count(len(rows), 'combination')} of mode and batch size that do better than guessing"
+    if len(best) == 1:
+        return [f"{of}, one is both the fastest and the most accurate: {named(best.iloc[0])}."]
+    return [
+        f"{of}, {len(best)} lie on the Pareto frontier: no other is at least as accurate and no slower. It runs from "
+        f"{named(best.iloc[0])} to {named(best.iloc[-1])}."
+    ]
+
+
+def _effect(effect: Effect) -> list[str]:
+    table, name = effect.differences, effect.name
+    known = table.dropna(subset="difference")
+    all_sizes = table["batch_size"].tolist()
+    if known.empty:
+        what = f"what {name} adds ({effect.of.label} minus {effect.over.label}) is undetermined"
+        reason = effect.reason or table["reason"].iloc[0]
+        return [sentence(f"{what}: {reason}")]
+    kinds: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+        "raises": lambda rows: rows["low"] > 0,
+        "lowers": lambda rows: rows["high"] < 0,
+    }
+    sentences = []
+    for verb, is_kind in kinds.items():
+        rows = known[is_kind(known)]
+        if len(rows):
+            amounts = (100 * rows["difference"]).abs()
+            least, most = f"{amounts.min():.1f}", f"{amounts.max():.1f}"
+            by = least if least == most else f"{least} to {most}"
+            sentences.append(
+                sentence(f"{name} {verb} the accuracy by {by} points {sizes_at(rows['batch_size'], all_sizes)}")
+            )
+    undecided = known[(known["low"] <= 0) & (known["high"] >= 0)]
+    if len(undecided):
+        at = sizes_at(undecided["batch_size"], all_sizes)
+        sentences.append(sentence(f"{at} the 95 % interval of what {name} adds includes zero"))
+    unpaired = table[table["difference"].isna()]
+    if len(unpaired):
+        at = sizes_at(unpaired["batch_size"], all_sizes)
+        sentences.append(sentence(f"{at} too few seeds are paired to tell what {name} adds"))
+    return sentences
+
+
+def _accuracy(row: pd.Series) -> str:
+    return percent(row["accuracy"], row["standard_deviation"])
+
+
+def _failure(row: pd.Series, against: str = "") -> str:
+    if row["diverged"]:
+        failed, of = int(row["diverged"]), int(row["diverged"] + row["seeds"])
+        return "diverges" if failed == of else f"diverges in {failed} of {of} runs"
+    between = ""
+    if not math.isnan(row["loss_low"]):
+        between = f"95 % interval {100 * row['loss_low']:.1f} to {100 * row['loss_high']:.1f}"
+    shown = "; ".join(filter(None, (f"{_accuracy(row)} {against}" if against else "", between)))
+    return f"loses {points(row['loss'])}" + (f" ({shown})" if shown else "")
+
+
+def _estimate(fit: CriticalBatchSize) -> str:
+    return f"{number(fit.estimate)} (95 % interval {number(fit.low)} to {number(fit.high)})"
+
+
+def _has_interval(point: BreakingPoint) -> bool:
+    return point.high is not None
+
+
+def _overlap(points: list[BreakingPoint]) -> str:
+    """Of points that the last one does not surely surpass: why not."""
+    if not all(map(_has_interval, points)):
+        return "some have no interval" if any(map(_has_interval, points)) else "there are no intervals"
+    apart = any(_surely_further(one, other) for one in points for other in points)
+    return "the last interval overlaps the others" if apart else "these intervals overlap"
+
+
+def _kept(point: BreakingPoint) -> str:
+    """`up to 128 (95 % interval ≤ 1024)`."""
+    between = f" (95 % interval {interval(*point.interval)})" if _has_interval(point) else ""
+    return f"up to {point.batch_size}{between}"
+
+
+def _surely_further(ours: BreakingPoint, theirs: BreakingPoint) -> bool:
+    return ours.low is not None and theirs.high is not None and ours.low > theirs.high
+
+
+def _upwards(high: float | None) -> str:
+    return "upwards" if high is None else f"to {number(high)}"

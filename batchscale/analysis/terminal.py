@@ -1,0 +1,161 @@
+"""Findings and projections for a terminal, in lines of at most `width` characters. Pure functions."""
+
+import itertools
+import textwrap
+
+from batchscale.analysis import sentences
+from batchscale.analysis.breaking_point import CURRENCIES
+from batchscale.analysis.findings import Effect, Findings, ModeFindings
+from batchscale.analysis.projection import MEANING, Projection, Scaling, WorkerTime
+from batchscale.analysis.reasons import Reason, together
+from batchscale.analysis.threshold import Threshold
+from batchscale.analysis.words import UNDETERMINED, count, interval, listed, number, percent, points, signed
+
+_INDENT = "    "
+
+
+def text(found: Findings, width: int = 80) -> str:
+    """Everything that `analyse` finds: a heading, a table, a sentence per mode, and what is missing."""
+    parts = [sentences.settings(found.study)] if len(found.study.runs) else []
+    parts.append(_heading(found))
+    if found.modes:
+        parts.append(_table(found))
+        parts.append(f"95 % intervals below the batch sizes; {UNDETERMINED} : undetermined.")
+    for mode in found.modes.values():
+        parts += _mode(mode, found)
+    parts += sentences.comparison(found)
+    for effect in found.effects if found.modes else ():
+        parts.append(_effect(effect))
+    best = found.frontier[~found.frontier["dominated"].astype(bool)]
+    if len(best):
+        shown = "; ".join(
+            f"{row.experiment} {row.batch_size} ({percent(row.accuracy)}, {number(row.running_time)} s)"
+            for row in best.itertuples()
+        )
+        parts.append(f"Pareto frontier of accuracy and time, {len(best)} of {len(found.frontier)}: {shown}")
+    parts += [f"Note: {remark}" for remark in found.remarks]
+    return _wrapped(parts, width)
+
+
+def projection_text(projection: Projection, width: int = 80) -> str:
+    """Everything that `project` predicts: the interconnects, and a table per mode."""
+    target, size = projection.target, projection.gradient_bytes
+    of = "Time to target" if target is None else f"Time to {percent(target)} accuracy"
+    gradients = "" if size is None else f"; {size / 1e6:.3g} MB of gradients per update"
+    parts = [sentences.settings(projection.study)] if len(projection.study.runs) else []
+    parts.append(f"{of} by number of workers, each like what trained these runs{gradients}")
+    for label, link in projection.interconnects.items():
+        speed = f"{1e6 * link.latency:.3g} µs, {8e-9 * link.bandwidth:.3g} Gbit/s; " if not link.is_free else ""
+        parts.append(f"  {label}: {speed}{link.source}")
+    for mode in projection.modes.values():
+        if mode.reason is not None:
+            parts.append(f"{mode.mode.name}: {mode.reason}")
+            continue
+        parts.append(_workers(mode.mode.name, mode.scalings))
+        parts += _grouped({label: scaling.reasons for label, scaling in mode.scalings.items()})
+    if any(mode.reason is None for mode in projection.modes.values()):
+        parts.append(MEANING)
+    parts += [f"Note: {remark}" for remark in projection.remarks]
+    return _wrapped(parts, width)
+
+
+def _heading(found: Findings) -> str:
+    runs = count(len(found.study.runs), "run")
+    words = f"{runs}; no threshold" if found.threshold is None else f"{runs}; {_threshold(found.threshold)}"
+    return words + (f"; target {percent(found.target)}" if found.target is not None else "")
+
+
+def _threshold(found: Threshold) -> str:
+    size = found.from_batch_size
+    source = "the mean of the small batch sizes" if size is None else f"B = {size}"
+    return (
+        f"threshold {percent(found.accuracy)}: {percent(found.best, found.standard_deviation)} of {source} "
+        f"({count(found.seeds, 'seed')}) minus {points(found.tolerance)}"
+    )
+
+
+def _table(found: Findings) -> str:
+    column = 13
+    lines = ["".join(f"{head:>{column}}" for head in (*CURRENCIES, "critical B"))]
+    for name, mode in found.modes.items():
+        verdicts = [mode.breaking_points[currency] for currency in CURRENCIES]
+        values = [*(verdict.batch_size for verdict in verdicts), mode.critical.estimate]
+        intervals = [interval(*each.interval) for each in (*verdicts, mode.critical)]
+        lines.append(name)
+        lines.append("".join(f"{number(value):>{column}}" for value in values))
+        if any(intervals):
+            lines.append("".join(f"{shown:>{column}}" for shown in intervals))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _mode(mode: ModeFindings, found: Findings) -> list[str]:
+    parts = [f"{mode.mode.name}: {sentences.accuracy(mode, found.threshold)}"]
+    reasons = {f"breaking point in {currency}": mode.breaking_points[currency].reasons for currency in CURRENCIES}
+    reasons["critical batch size"] = mode.critical.reasons if found.target is not None else (Reason.of("no target"),)
+    if mode.breaking_points["accuracy"].batch_size is None and len(mode.losses) and found.threshold:
+        del reasons["breaking point in accuracy"]  # the sentence says it
+    parts += _grouped(reasons)
+    noise = mode.noise_scale
+    if noise is not None:
+        upwards = "upwards" if noise.high is None else f"to {number(noise.high)}"
+        middle = "no median" if noise.median is None else f"median {count(noise.median, 'image')}"
+        also = f"; {together(noise.reasons)}" if noise.reasons else ""
+        parts.append(f"  - noise scale: {middle}, from {number(noise.low)} {upwards} over epochs and runs{also}")
+    return parts
+
+
+def _grouped(reasons: dict[str, tuple[Reason, ...]]) -> list[str]:
+    """A line per set of reasons, which may be that of several things."""
+    alike: dict[tuple[Reason, ...], list[str]] = {}
+    for what, why in reasons.items():
+        alike.setdefault(why, []).append(what)
+    return [f"  - {listed(whats)}: {together(why)}" for why, whats in alike.items() if why]
+
+
+def _effect(effect: Effect) -> str:
+    def said(row) -> str:
+        if row.reason is not None:
+            return f"{UNDETERMINED} ({row.reason})"
+        return f"{signed(row.difference)} ({signed(row.low)} to {signed(row.high)})"
+
+    shown = [
+        f"{listed([row.batch_size for row in rows])}: {difference}"
+        for difference, rows in itertools.groupby(effect.differences.itertuples(), said)
+    ]
+    return f"Effect of {effect.name} in points of accuracy: {'; '.join(shown) or effect.reason}"
+
+
+def _workers(name: str, scalings: dict[str, Scaling]) -> str:
+    column = 10
+    heads = ("pay up to", "time (s)", "with B", "half eff.", "fastest", "time (s)")
+    lines = [name, " " * column + "".join(f"{head:>{column}}" for head in heads)]
+    for label, scaling in scalings.items():
+        values = [UNDETERMINED] * len(heads)
+        if scaling.workers:
+            pays, fastest = scaling.pays_up_to, scaling.fastest
+            values = [pays.workers, _seconds(pays), pays.batch_size, scaling.half_efficient_up_to]
+            values += [fastest.workers, _seconds(fastest)]
+        lines.append(f"{label[:column]:{column}}" + "".join(f"{value:>{column}}" for value in values))
+    one = next((scaling.workers[0] for scaling in scalings.values() if scaling.workers), None)
+    if one is not None:
+        lines[0] += f": one worker takes {_seconds(one)} s with B = {one.batch_size}"
+    return "\n".join(lines)
+
+
+def _seconds(time: WorkerTime) -> str:
+    return f"{time.seconds:.0f}" if time.seconds >= 100 else f"{time.seconds:.3g}"
+
+
+def _wrapped(parts: list[str], width: int) -> str:
+    return "\n".join(
+        part
+        if "\n" in part
+        else textwrap.fill(
+            part,
+            width,
+            subsequent_indent=_INDENT if part.startswith("  ") else "  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for part in parts
+    )

@@ -1,0 +1,105 @@
+"""Numbers, intervals and lists in words: the one formatter of terminal, notebooks, figures, README and report."""
+
+import math
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+
+UNDETERMINED = "–"
+
+
+def number(value: float | None) -> str:
+    """Whole numbers in full, others to three digits; thousands separated by a thin space from 100 000 on; – for None.
+
+    >>> number(16384), number(763974.2), number(0.0020000001), number(None)
+    ('16384', '764\u202f000', '0.002', '–')
+    """
+    if value is None or math.isnan(value):
+        return UNDETERMINED
+    if not isinstance(value, Integral):
+        value = float(f"{value:.3g}") if abs(value) >= 100_000 or not float(value).is_integer() else value
+        if not float(value).is_integer():
+            return f"{value:g}"
+    return f"{int(value):,}".replace(",", "\u202f" if abs(value) >= 100_000 else "")
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """`low–high`, `≤ high` or `≥ low` where a side is open, and nothing where both are.
+
+    >>> interval(128, 256), interval(None, 256), interval(None, None)
+    ('128–256', '≤ 256', '')
+    """
+    if low is None and high is None:
+        return ""
+    if low is None:
+        return f"≤ {number(high)}"
+    return f"≥ {number(low)}" if high is None else f"{number(low)}–{number(high)}"
+
+
+def percent(value: float, deviation: float | None = None) -> str:
+    """A fraction as a percentage with one digit, and its standard deviation where there is one.
+
+    >>> percent(0.787), percent(0.787, 0.0031)
+    ('78.7 %', '78.7 ± 0.3 %')
+    """
+    spread = "" if deviation is None or math.isnan(deviation) else f" ± {100 * deviation:.1f}"
+    return f"{100 * value:.1f}{spread} %"
+
+
+def points(value: float) -> str:
+    """A difference of fractions in percentage points, with one digit.
+
+    >>> points(0.0131), points(0.01)
+    ('1.3 points', '1 point')
+    """
+    shown = f"{round(100 * value, 1) + 0.0:.1f}".removesuffix(".0")  # + 0.0: no −0
+    return f"{shown} point{'' if shown == '1' else 's'}"
+
+
+def signed(value: float) -> str:
+    """A difference of fractions in percentage points, with its sign.
+
+    >>> signed(0.0131), signed(-0.02), signed(-0.00001)
+    ('+1.3', '-2.0', '+0.0')
+    """
+    return f"{round(100 * value, 1) + 0.0:+.1f}"
+
+
+def count(value: float, what: str) -> str:
+    """A number of things.
+
+    >>> count(1, "seed"), count(3, "seed")
+    ('1 seed', '3 seeds')
+    """
+    return f"{number(value)} {what}{'' if value == 1 else 's'}"
+
+
+def listed(items: Iterable, last: str = "and") -> str:
+    """Items in a sentence.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    *first, end = [*map(str, items)] or [""]
+    return f"{', '.join(first)} {last} {end}" if first else end
+
+
+def sizes_at(sizes: Sequence[int], among: Sequence[int]) -> str:
+    """At which batch sizes, in the shortest way: a range where they follow one another among all of them.
+
+    >>> sizes_at([128, 256, 512], [64, 128, 256, 512]), sizes_at([64, 256], [64, 128, 256])
+    ('at batch sizes from 128 to 512', 'at 64 and 256')
+    """
+    sizes, among = [int(size) for size in sizes], [int(size) for size in among]
+    start = among.index(sizes[0])
+    if len(sizes) > 2 and sizes == among[start : start + len(sizes)]:
+        return f"at batch sizes from {sizes[0]} to {sizes[-1]}"
+    return f"at {listed(sizes)}"
+
+
+def sentence(words: str) -> str:
+    """A capital letter in front and a full stop behind.
+
+    >>> sentence("the linear rule loses 1.3 points")
+    'The linear rule loses 1.3 points.'
+    """
+    return f"{words[0].upper()}{words[1:]}."

@@ -1,0 +1,237 @@
+"""The records of a folder as one value: its epochs, its runs with their status, and the settings of each run.
+
+study = Study.load("data")
+study.epochs                        # a frame, one row per epoch, columns as in `Epoch`
+study.runs                          # a frame, one row per run: experiment, batch_size, seed, status
+study.groups()                      # parts whose settings agree, the largest first
+study.where(width=0.25)             # the runs with that setting
+"""
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from batchscale import modes
+from batchscale.errors import UserError
+from batchscale.experiment import Experiment
+from batchscale.modes import Mode
+from batchscale.records.tables import digest, load, sidecars
+
+RUN = ["experiment", "batch_size", "seed"]  # what tells one run from another
+Run = tuple[str, int, int]
+
+# Settings in which runs must agree before they can be compared; modes differ in nothing but their rule.
+AGREEING = (
+    *("dataset", "train_size", "model", "width", "momentum", "weight_decay", "base_lr", "reference_batch_size"),
+    "precision",
+)
+RULE = ("lr_scaling", "warmup", "warmup_epochs")  # in which the runs of one mode must agree
+TIMES = ["running_time", "epoch_time", "images_per_second"]
+
+_DEFAULTS = {field.name: field.default for field in fields(Experiment) if field.default is not MISSING}
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Runs that are analysed together. Make one with `load` or `of`.
+
+    Attributes:
+        epochs: one row per epoch, columns as in `Epoch`, sorted by run and epoch.
+        runs: one row per run: `experiment`, `batch_size`, `seed`, and `status`, which is "complete", "running" or
+            "diverged", or "unknown" for a run without a sidecar. A run that diverged in its first epoch has no epochs.
+        sidecars: contents of the sidecars by run.
+        folder: name of the folder, for sentences.
+        digest: SHA-256 of the CSVs, see `tables.digest`; of the whole folder, also for a part of it.
+    """
+
+    epochs: pd.DataFrame
+    runs: pd.DataFrame
+    sidecars: Mapping[Run, dict]
+    folder: str = ""
+    digest: str = ""
+
+    @classmethod
+    def load(cls, data_dir: str | os.PathLike) -> "Study":
+        """All records of a folder. Needs the CSVs alone; a missing or empty folder gives a study without runs.
+
+        Raises:
+            UserError: a CSV cannot be read, see `tables.read_csv`.
+        """
+        folder = Path(data_dir).expanduser()
+        study = cls.of(load(folder), sidecars=sidecars(folder))
+        return replace(study, folder=folder.resolve().name, digest=digest(folder))
+
+    @classmethod
+    def of(
+        cls, epochs: pd.DataFrame, *, diverged: Collection[Run] = (), sidecars: Iterable[dict] = (), folder: str = ""
+    ) -> "Study":
+        """A study of these epochs. A CSV does not say that its run diverged: `diverged` or a sidecar does.
+
+        Sidecars of runs that have no epochs and did not diverge are left out.
+        """
+        contents = {_run(content["experiment"]): content for content in sidecars}
+        status = dict.fromkeys(_as_runs(epochs.drop_duplicates(RUN)), "unknown")
+        for run, content in contents.items():
+            if run in status or content["status"] == "diverged":
+                status[run] = content["status"]
+        status |= dict.fromkeys(diverged, "diverged")
+        rows = [(*run, status[run]) for run in sorted(status)]
+        runs = pd.DataFrame(rows, columns=[*RUN, "status"])
+        known = {run: contents[run] for run in sorted(status) if run in contents}
+        return cls(epochs.reset_index(drop=True), runs, known, folder)
+
+    @property
+    def diverged(self) -> list[Run]:
+        """The runs whose loss became infinite or NaN."""
+        return _as_runs(self.runs[self.runs["status"] == "diverged"])
+
+    @cached_property
+    def settings(self) -> dict[Run, dict]:
+        """The fields of the `Experiment` of every run with a sidecar; one that an older version did not know has its
+        default."""
+        return {run: _DEFAULTS | content["experiment"] for run, content in self.sidecars.items()}
+
+    @cached_property
+    def modes(self) -> dict[str, Mode]:
+        """The modes of the runs by name, in order; the rule of each is the commonest that its runs recorded."""
+        return modes.named(set(self.runs["experiment"]), self.rules)
+
+    @cached_property
+    def rules(self) -> dict[str, dict]:
+        """By name of a mode, the values of `RULE` that most of its runs recorded; None for a warm-up that there is not.
+
+        Modes without sidecars are not in it.
+        """
+        counts: dict[str, Counter] = {}
+        for run, settings in self.settings.items():
+            counts.setdefault(run[0], Counter())[_rule(settings)] += 1
+        return {name: dict(zip(RULE, rules.most_common(1)[0][0], strict=True)) for name, rules in counts.items()}
+
+    def only(self, runs: Collection[Run]) -> "Study":
+        """The same study with these runs alone."""
+        runs = set(runs)
+        return replace(
+            self,
+            epochs=self.epochs[is_any(self.epochs, runs)].reset_index(drop=True),
+            runs=self.runs[is_any(self.runs, runs)].reset_index(drop=True),
+            sidecars={run: content for run, content in self.sidecars.items() if run in runs},
+        )
+
+    def without(self, runs: Collection[Run]) -> "Study":
+        """The same study without these runs."""
+        return self.only(set(_as_runs(self.runs)) - set(runs))
+
+    def where(self, **settings) -> "Study":
+        """The runs with these settings, which are fields of `Experiment`; numbers may be given as text.
+
+        A run without a sidecar is known by its `name`, `batch_size` and `seed` alone and has no other setting.
+
+        Raises:
+            UserError: there is no such field, or no run has these settings; the message lists what there is.
+        """
+        known = [field.name for field in fields(Experiment)]
+        for field in settings:
+            if field not in known:
+                raise UserError(f"where names {field}, which is no setting; settings are {', '.join(known)}")
+        found, given = self, self.folder or "these records"
+        for field, wanted in settings.items():
+            values = {run: found._value(run, field) for run in _as_runs(found.runs)}
+            matching = [run for run, value in values.items() if _is_same(value, wanted)]
+            if values and not matching:
+                there = ", ".join(map(str, sorted(set(values.values()), key=_numbers_first)))
+                raise UserError(f"no run in {given} has {field} {wanted}; there is {there}")
+            found, given = found.only(matching), f"{given} with {field} {wanted}"
+        return found
+
+    def _value(self, run: Run, field: str):
+        by_name = dict(zip(("name", "batch_size", "seed"), run, strict=True))
+        return (self.settings.get(run, {}) | by_name).get(field, "unknown")
+
+    def groups(self) -> list["Study"]:
+        """Parts whose runs agree in the settings `AGREEING`, and whose modes each have one rule; the largest first.
+
+        A run without a sidecar says nothing of its settings and belongs to the largest part.
+        """
+        unknown = [run for run in _as_runs(self.runs) if run not in self.settings]
+        agreeing: dict[tuple, list[Run]] = {}
+        for run, settings in self.settings.items():
+            agreeing.setdefault(tuple(settings.get(field) for field in AGREEING), []).append(run)
+        parts: list[list[Run]] = []
+        for runs in agreeing.values():
+            rules, by_rule = self.only(runs).rules, {}
+            for run in runs:
+                rule = _rule(self.settings[run])
+                # Runs of a mode under another rule than its usual one are a part of their own.
+                unusual = () if rule == tuple(rules[run[0]].values()) else (run[0], rule)
+                by_rule.setdefault(unusual, []).append(run)
+            parts += by_rule.values()
+        largest, *others = sorted(parts, key=len, reverse=True) or [[]]
+        return [self.only(part) for part in ([*largest, *unknown], *others)]
+
+    def setting(self, field: str):
+        """The value that all runs with a sidecar share; None where they do not, or none has one."""
+        values = {settings.get(field) for settings in self.settings.values()}
+        return values.pop() if len(values) == 1 else None
+
+    @cached_property
+    def devices(self) -> Counter:
+        """What the runs were trained on, as (type, name, threads, workers), with the number of runs."""
+        return Counter(filter(None, map(_device, self.sidecars.values())))
+
+    def timed(self) -> "Study":
+        """The same study with the times of the commonest device alone; those of other devices become NaN.
+
+        A run without a sidecar keeps its times.
+        """
+        if len(self.devices) < 2:
+            return self
+        usual = self.devices.most_common(1)[0][0]
+        others = [run for run, content in self.sidecars.items() if _device(content) not in (usual, None)]
+        epochs = self.epochs.copy()
+        epochs.loc[is_any(epochs, others), TIMES] = np.nan
+        return replace(self, epochs=epochs)
+
+
+def is_any(table: pd.DataFrame, runs: Collection[Run]) -> np.ndarray:
+    """Which rows of a table belong to one of these runs."""
+    runs = set(runs)
+    return np.array([run in runs for run in table[RUN].itertuples(index=False, name=None)], dtype=bool)
+
+
+def _as_runs(table: pd.DataFrame) -> list[Run]:
+    return list(table[RUN].itertuples(index=False, name=None))
+
+
+def _run(experiment: Mapping) -> Run:
+    return experiment["name"], int(experiment["batch_size"]), int(experiment["seed"])
+
+
+def _rule(settings: Mapping) -> tuple:
+    scaling, warmup = settings["lr_scaling"], settings["warmup"]
+    return scaling, warmup, None if warmup == "none" else settings["warmup_epochs"]
+
+
+def _device(content: Mapping) -> tuple | None:
+    device = content.get("device")
+    return device and (device.get("type"), device.get("name"), device.get("threads"), content.get("workers", 1))
+
+
+def _numbers_first(value) -> tuple:
+    is_number = isinstance(value, int | float)
+    return not is_number, value if is_number else str(value)
+
+
+def _is_same(value, wanted) -> bool:
+    """Equal as a value, or as the text of one: `--where width=0.25`."""
+    if isinstance(wanted, str) and isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(wanted) == value
+        except ValueError:
+            return False
+    return value == wanted or str(value).lower() == str(wanted).lower()

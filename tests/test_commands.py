@@ -1,0 +1,112 @@
+"""Every command that README and `--help` show runs in a fresh clone as it stands, but for flags that make it small."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import CIFAR10, PROJECT, needs_cifar10
+
+from batchscale import cli
+
+BIN = Path(sys.executable).parent
+SMALL = "--width 0.1 --epochs 1 --warmup-epochs 1 --train-size 1100"
+SMALL_MAKE = "WIDTH=0.1 EPOCHS=1 WARMUP=1 TRAIN_SIZE=600 SEEDS=0 SMALL=32 LARGE=128 WORKERS=1"
+OWN_NETWORK = """from torch import nn
+
+
+def Net(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, num_classes))
+"""
+OWN_DATA = """import numpy as np
+
+
+def load():
+    images, labels = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8), np.arange(200) % 2
+    return images[:150], labels[:150], images[150:], labels[150:]
+"""
+
+
+def blocks(text: str) -> list[str]:
+    """The commands of the indented blocks of a text; a continued line is one command."""
+    lines = re.findall(r"^ {4}(?! )(.*)", re.sub(r"\\\n\s*", "", text), re.MULTILINE)
+    commands = [line.split("  #")[0].strip() for line in lines]
+    return [command for command in commands if re.match(r"\S*(python|make|torchrun|sbatch)\b", command)]
+
+
+README = blocks((PROJECT / "README.md").read_text(encoding="utf-8"))
+HELP = blocks(cli.__doc__)
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch) -> Path:
+    """The files that git knows or would add, in a folder with a space in its name, with an environment and images."""
+    folder = tmp_path / "a clone"
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(listed, cwd=PROJECT, capture_output=True, check=True).stdout.decode()
+    for name in filter(None, names.split("\0")):
+        if (PROJECT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(PROJECT / name, folder / name)
+    (folder / ".venv").symlink_to(BIN.parent)
+    (folder / "datasets").symlink_to(CIFAR10)
+    (folder / "my_models.py").write_text(OWN_NETWORK)
+    (folder / "my_data.py").write_text(OWN_DATA)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)  # as `python -m` has it
+    monkeypatch.delenv("BATCHSCALE_DATA_ROOT", raising=False)
+    return folder
+
+
+def small(command: str) -> str:
+    """The same command, its training made short by flags alone."""
+    if command.startswith("sbatch"):  # what it has a machine of the cluster do
+        command = shlex.split(command)[-1].replace("$SLURM_ARRAY_TASK_ID", "8")
+    if command.startswith("make study"):
+        return f"{command} {SMALL_MAKE} -o .venv/.study"  # the environment is there already
+    if "my_models" in command:
+        return f"{command} --epochs 1 --warmup-epochs 1"
+    if " train " in command:
+        return f"{command} {SMALL}"
+    if " sweep " in command:  # the engine of a Ray cluster is tested in test_ray.py
+        return f"{command} {SMALL} --seeds 0 --names scaled_lr --large 128 256 --workers 1 --engine processes"
+    if " study " in command:
+        return f"{command} --width 0.1 --epochs 1 --warmup-epochs 1 --train-size 600 --small 32 --large 128 --seeds 0"
+    if "noise-scale" in command:
+        return f"{command} --images 600"
+    return command
+
+
+def run(command: str) -> None:
+    """In this process, whose torch is imported already, or in one of its own where make or torchrun is the program."""
+    program, *arguments = shlex.split(command)
+    if Path(program).name == "python":
+        assert arguments[:2] == ["-m", "batchscale"]
+        assert cli.main(arguments[2:]) == 0, command
+    else:
+        environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+        done = subprocess.run([program, *arguments], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_there_are_commands_of_every_kind():
+    words = {word for command in [*README, *HELP] for word in command.split()}
+    assert {"train", "sweep", "study", "analyse", "project", "noise-scale", "make", "sbatch"} <= words
+    assert len(README) >= 14
+    assert len(HELP) >= 7
+
+
+@needs_cifar10
+@pytest.mark.parametrize("commands", [README, HELP], ids=["README", "help"])
+def test_commands_run_one_after_another_in_a_fresh_clone(clone, commands, capsys):
+    """In their order and in one clone, as a reader would: nothing that one leaves is in the way of the next."""
+    committed = {path: path.read_bytes() for path in (clone / "data").rglob("*_bs*")}
+    for command in commands:
+        if command != "make test":  # which is what runs this
+            run(small(command))
+            assert "Traceback" not in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (clone / "data").rglob("*_bs*")} == committed

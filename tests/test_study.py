@@ -1,0 +1,398 @@
+"""Runs of a folder as one value: status, settings, groups that can be compared, times of one device."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+from synthetic import sidecar, sidecars
+from test_analysis import NOTHING, table
+
+from batchscale.analysis.findings import analyse
+from batchscale.analysis.json_object import json_object
+from batchscale.errors import UserError
+from batchscale.experiment import Experiment
+from batchscale.records.study import AGREEING, TIMES, Study, is_any
+
+WARM = "gradual_warmup_scaled_lr"
+EPOCHS = synthetic.study(seeds=(0, 1, 2), small=(8, 32), large=(128, 512, 2048), epochs=10)
+CPU = {"type": "cpu", "name": "a processor", "threads": 2}
+GPU = {"type": "cuda", "name": "a graphics card", "threads": 8}
+
+
+def keys(study: Study) -> list[tuple]:
+    return [*study.runs[["experiment", "batch_size", "seed"]].itertuples(index=False, name=None)]
+
+
+def said(study: Study, **options) -> list[str]:
+    return [str(remark) for remark in analyse(study, **options).remarks]
+
+
+def unequal(one, other, at: str = "") -> list[str]:
+    """Where two JSON values differ, as far as 9 digits show it."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return [place for key in one for place in unequal(one[key], other[key], f"{at}/{key}")]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [place for number, pair in pairs for place in unequal(*pair, f"{at}/{number}")]
+    if isinstance(one, float) and isinstance(other, float):
+        return [] if math.isclose(one, other, rel_tol=1e-9) else [at]
+    return [] if one == other else [at]
+
+
+def test_statuses():
+    epochs = table(("mine", 8, 0, [0.1]), ("mine", 8, 1, [0.1]), ("mine", 8, 2, [0.1]), ("mine", 16, 0, [0.1]))
+    beside = [
+        sidecar("mine", 8, 0),
+        sidecar("mine", 8, 1, "running"),
+        sidecar("mine", 8, 2, "diverged"),
+        sidecar("mine", 32, 0, "diverged"),  # in its first epoch
+        sidecar("mine", 64, 0, "running"),  # has not finished an epoch
+        sidecar("mine", 128, 0),
+    ]
+    study = Study.of(epochs, sidecars=beside, diverged=[("mine", 64, 1)])
+    assert study.runs.values.tolist() == [
+        ["mine", 8, 0, "complete"],
+        ["mine", 8, 1, "running"],
+        ["mine", 8, 2, "diverged"],
+        ["mine", 16, 0, "unknown"],
+        ["mine", 32, 0, "diverged"],
+        ["mine", 64, 1, "diverged"],
+    ]
+    assert study.diverged == [("mine", 8, 2), ("mine", 32, 0), ("mine", 64, 1)]
+    assert list(study.sidecars) == [("mine", 8, 0), ("mine", 8, 1), ("mine", 8, 2), ("mine", 32, 0)]
+    assert Study.of(epochs, sidecars=beside[:1], diverged=[("mine", 8, 0)]).diverged == [("mine", 8, 0)]
+
+
+def test_only_and_without():
+    study = Study.of(EPOCHS, sidecars=sidecars(EPOCHS), diverged=[("mine", 8, 0)])
+    chosen = [("scaled_lr", 128, 0), ("mine", 8, 0)]
+    part = study.only(chosen)
+    assert keys(part) == sorted(chosen)
+    assert keys(study.without(chosen)) == [run for run in keys(study) if run not in chosen]
+    assert part.epochs["epoch"].tolist() == list(range(1, 11))
+    assert list(part.sidecars) == chosen[:1]
+    assert part.diverged == chosen[1:]
+    assert len(study.without(chosen).epochs) == len(EPOCHS) - 10
+    assert is_any(EPOCHS, chosen).sum() == 10
+    assert keys(study.only([])) == []
+
+
+def test_load(tmp_path):
+    folder = tmp_path / "records of mine"
+    folder.mkdir()
+    for run, rows in EPOCHS.groupby(["experiment", "batch_size", "seed"]):
+        rows.to_csv(folder / "{}_bs{}_seed{}.csv".format(*run), index=False)
+    (folder / "a.json").write_text(json.dumps(sidecar("scaled_lr", 128, 1, "running")))
+    (folder / "b.json").write_text(json.dumps(sidecar("scaled_lr", 128, 7, "diverged")))
+    (folder / "torn.json").write_text("{")
+    study = Study.load(folder)
+    assert study.folder == "records of mine"
+    expected = EPOCHS.sort_values(["experiment", "batch_size", "seed", "epoch"], ignore_index=True)
+    pd.testing.assert_frame_equal(study.epochs, expected, check_dtype=False)
+    status = {tuple(run): status for *run, status in study.runs.values.tolist()}
+    assert status.pop(("scaled_lr", 128, 1)) == "running"
+    assert status.pop(("scaled_lr", 128, 7)) == "diverged"
+    assert set(status.values()) == {"unknown"}
+    assert len(study.digest) == 64
+    assert study.where(seed=1).digest == study.digest
+
+
+@pytest.mark.parametrize("name", ["nowhere", "."])
+def test_load_of_a_missing_or_empty_folder(tmp_path, name):
+    study = Study.load(tmp_path / name)
+    assert study.runs.empty
+    assert study.epochs.empty
+    assert study.modes == study.settings == {}
+    assert study.diverged == []
+    assert keys(study.groups()[0]) == keys(study.where(width=1, seed=2)) == []
+    assert len(study.groups()) == 1
+    assert study.timed() is study
+    assert study.setting("width") is None
+    assert said(study) == ["there are no records"]
+
+
+def test_settings_that_an_older_version_did_not_know_have_their_defaults():
+    old = {"status": "complete", "experiment": {"name": "scaled_lr", "batch_size": 128, "seed": 0}}
+    study = Study.of(table(("scaled_lr", 128, 0, [0.1])), sidecars=[old])
+    (settings,) = study.settings.values()
+    plain = Experiment(batch_size=128)
+    for field in (*AGREEING, "lr_scaling", "warmup"):
+        assert settings[field] == (None if field == "width" else getattr(plain, field))
+    assert study.setting("precision") == "fp32"
+
+
+def test_setting_is_what_all_runs_share():
+    beside = sidecars(EPOCHS, {"scaled_lr": {"weight_decay": 0.1}}, width=0.5)
+    study = Study.of(EPOCHS, sidecars=beside)
+    assert study.setting("width") == 0.5
+    assert study.setting("weight_decay") is None
+    assert study.where(name="scaled_lr").setting("weight_decay") == 0.1
+
+
+class TestGroups:
+    def test_runs_of_another_data_set_leave_every_verdict_as_it_is_and_are_named(self):
+        """A trial on digits, left in the folder of CIFAR-10, that would set the threshold."""
+        alone = Study.of(EPOCHS, sidecars=sidecars(EPOCHS))
+        trial = table(("baseline_small", 8, 3, [0.5, 0.98] + 8 * [0.99]), ("scaled_lr", 128, 3, 10 * [0.99]))
+        digits = {"dataset": "digits", "width": 0.5}
+        both = pd.concat([EPOCHS, trial], ignore_index=True)
+        mixed = Study.of(both, sidecars=[*sidecars(EPOCHS), *sidecars(trial, **digits)])
+        assert [len(group.runs) for group in mixed.groups()] == [len(alone.runs), 2]
+        ours, theirs = json_object(analyse(alone)), json_object(analyse(mixed))
+        assert theirs.pop("missing") == [
+            "2 runs left out, because settings differ: dataset is digits instead of cifar10, width is 0.5 instead of "
+            "0.25",
+            *ours.pop("missing"),
+        ]
+        assert unequal(ours, theirs) == []
+        assert ours["settings"]["dataset"] == "cifar10"
+        chosen = analyse(mixed.where(dataset="digits"))
+        assert chosen.threshold.best == pytest.approx(0.99)
+        # Without sidecars nothing tells them apart, and the trial would win.
+        assert analyse(Study.of(both)).threshold.best > alone_best(ours) + 0.01
+
+    @pytest.mark.parametrize("field", AGREEING)
+    def test_every_setting_in_which_runs_must_agree(self, field):
+        other = {"dataset": "digits", "model": "mine:net", "precision": "bf16", "train_size": 100}
+        beside = sidecars(EPOCHS)
+        for content in beside:
+            if content["experiment"]["seed"] == 2:
+                content["experiment"][field] = other.get(field, 7)
+        study = Study.of(EPOCHS, sidecars=beside)
+        assert [{seed for _, _, seed in keys(group)} for group in study.groups()] == [{0, 1}, {2}]
+        here = beside[0]["experiment"][field]
+        shown = "not set" if here is None else here
+        words = f"left out, because settings differ: {field} is {other.get(field, 7)} instead of {shown}"
+        assert said(study)[0] == f"{len(study.groups()[1].runs)} runs {words}"
+
+    @pytest.mark.parametrize("field", ["seed", "batch_size", "epochs", "micro_batch_size", "device"])
+    def test_other_settings_may_differ(self, field):
+        beside = sidecars(EPOCHS)
+        for content in beside:
+            if content["experiment"]["seed"] == 2 and field not in ("seed", "batch_size"):
+                content["experiment"][field] = 7
+        assert len(Study.of(EPOCHS, sidecars=beside).groups()) == 1
+
+    def test_runs_without_sidecars_join_the_largest(self):
+        known = sidecars(EPOCHS)
+        for content in known:
+            if content["experiment"]["seed"] == 2:
+                content["experiment"]["width"] = 1.0
+        missing = [content for content in known if content["experiment"]["seed"] == 1]
+        study = Study.of(EPOCHS, sidecars=[content for content in known if content not in missing])
+        # Seeds 0 and 2 are equally many: the first one counts.
+        assert [{seed for _, _, seed in keys(group)} for group in study.groups()] == [{0, 1}, {2}]
+        runs = len(missing)
+        assert said(study)[:2] == [
+            f"{runs} runs left out, because settings differ: width is 1.0 instead of 0.25",
+            f"{runs} runs of {2 * runs} have no sidecar; they are taken to have the settings of the others",
+        ]
+
+    def test_no_sidecars_at_all(self):
+        study = Study.of(EPOCHS)
+        (group,) = study.groups()
+        assert keys(group) == keys(study)
+        assert said(study) == []
+
+    def test_a_mode_with_two_rules_has_the_commoner_one(self):
+        beside = sidecars(EPOCHS)
+        for content in beside:
+            if (content["experiment"]["name"], content["experiment"]["seed"]) == ("scaled_lr", 1):
+                content["experiment"]["lr_scaling"] = "sqrt"
+        study = Study.of(EPOCHS, sidecars=beside)
+        first, second = study.groups()
+        assert keys(second) == [("scaled_lr", size, 1) for size in (128, 512, 2048)]
+        assert len(first.runs) == len(study.runs) - 3
+        words = "3 runs of scaled_lr left out, because the rule differs: lr_scaling is sqrt instead of linear"
+        assert words in said(study)
+        found = analyse(study)
+        assert found.modes["scaled_lr"].mode.phrase == "the linear rule without warm-up"
+        assert set(found.finals.query("experiment == 'scaled_lr'")["seed"]) == {0, 2}
+
+    @pytest.mark.parametrize(
+        ("settings", "words"),
+        [
+            ({"warmup_epochs": 1.0}, "warmup_epochs is 1.0 instead of 2.0"),
+            (
+                {"warmup": "constant", "warmup_epochs": 1.0},
+                "warmup is constant instead of gradual, warmup_epochs is 1",
+            ),
+            ({"warmup": "none"}, "warmup is none instead of gradual"),
+        ],
+    )
+    def test_the_warm_up_belongs_to_the_rule(self, settings, words):
+        beside = sidecars(EPOCHS)
+        for content in beside:
+            if content["experiment"]["name"] == WARM and content["experiment"]["seed"] == 1:
+                content["experiment"] |= settings
+        (remark, *_) = said(Study.of(EPOCHS, sidecars=beside))
+        assert remark.startswith(f"3 runs of {WARM} left out, because the rule differs: {words}")
+        assert "None" not in remark
+        assert remark.count(" instead of ") == len(settings)
+
+    def test_the_length_of_a_warm_up_that_there_is_not_does_not_count(self):
+        beside = sidecars(EPOCHS)
+        for number, content in enumerate(beside):
+            if content["experiment"]["name"] == "scaled_lr":
+                content["experiment"]["warmup_epochs"] = float(number)
+        assert len(Study.of(EPOCHS, sidecars=beside).groups()) == 1
+
+    def test_a_rule_is_the_commoner_one_among_runs_that_can_be_compared(self):
+        """More runs of the mode in another data set, under another rule, do not push out those of this one."""
+        own = EPOCHS.replace({"experiment": {"scaled_lr": "mine"}})
+        trial = table(*[("mine", size, seed, [0.9]) for size in (64, 256, 1024) for seed in range(5)])
+        beside = [
+            *sidecars(own, {"mine": {"lr_scaling": "linear"}}),
+            *sidecars(trial, dataset="digits", lr_scaling="sqrt"),
+        ]
+        study = Study.of(pd.concat([own, trial], ignore_index=True), sidecars=beside)
+        assert study.modes["mine"].lr_scaling == "sqrt"
+        largest, other = study.groups()
+        assert keys(largest) == keys(Study.of(own))
+        assert keys(other) == keys(Study.of(trial))
+        found = analyse(study)
+        assert found.modes["mine"].mode.lr_scaling == "linear"
+        assert str(found.remarks[0]).startswith("15 runs left out, because settings differ: dataset is digits")
+
+    def test_groups_share_out_all_runs(self):
+        """Whatever differs: each run is in one group, and none is larger than the first."""
+        generator = np.random.default_rng(0)
+        for trial in range(20):
+            beside = [content for content in sidecars(EPOCHS) if generator.random() < 0.8]
+            for content in beside:
+                content["experiment"]["width"] = generator.choice([0.25, 0.5])
+                content["experiment"]["lr_scaling"] = str(generator.choice(["none", "linear"]))
+            study = Study.of(EPOCHS, sidecars=beside)
+            groups = study.groups()
+            assert sorted(itertools.chain.from_iterable(map(keys, groups))) == keys(study)
+            sizes = [len(group.sidecars) for group in groups]
+            assert sizes == sorted(sizes, reverse=True)
+            for group in groups:
+                rules = {(run[0], each["lr_scaling"], each["warmup"]) for run, each in group.settings.items()}
+                assert len(rules) == len({name for name, *_ in rules})
+                assert len({each["width"] for each in group.settings.values()}) <= 1
+            if trial < 3:
+                assert said(study, target=0.7)  # every remark has its words
+
+
+def alone_best(result: dict) -> float:
+    return result["threshold"]["best"]
+
+
+class TestWhere:
+    STUDY = Study.of(
+        EPOCHS, sidecars=sidecars(EPOCHS, {"scaled_lr": {"width": 1.0}, WARM: {"precision": "bf16"}}), folder="data"
+    )
+
+    @pytest.mark.parametrize(
+        ("settings", "names"),
+        [
+            ({"width": 0.25}, ["baseline_large", "baseline_small", WARM]),
+            ({"width": "0.25"}, ["baseline_large", "baseline_small", WARM]),
+            ({"width": "1"}, ["scaled_lr"]),
+            ({"width": 1}, ["scaled_lr"]),
+            ({"precision": "BF16"}, [WARM]),
+            ({"train_size": "none"}, ["baseline_large", "baseline_small", WARM, "scaled_lr"]),
+            ({"train_size": None, "width": 1, "dataset": "cifar10"}, ["scaled_lr"]),
+            ({"batch_size": "2048", "name": "scaled_lr"}, ["scaled_lr"]),
+        ],
+    )
+    def test_settings_as_values_or_as_text(self, settings, names):
+        assert sorted(set(self.STUDY.where(**settings).runs["experiment"])) == names
+
+    def test_batch_size_and_seed_need_no_sidecar(self):
+        study = Study.of(EPOCHS)
+        assert {run[1:] for run in keys(study.where(batch_size="128", seed=2))} == {(128, 2)}
+        with pytest.raises(UserError, match=r"^no run in these records has width 0.25; there is unknown$"):
+            study.where(width=0.25)
+
+    def test_unknown_field(self):
+        with pytest.raises(UserError, match="where names depth, which is no setting; settings are name, batch_size"):
+            self.STUDY.where(depth=3)
+        with pytest.raises(UserError, match="where names depth"):
+            NOTHING.where(depth=3)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"width": 0.5}, "no run in data has width 0.5; there is 0.25, 1.0"),
+            ({"width": "wide"}, "no run in data has width wide; there is 0.25, 1.0"),
+            ({"batch_size": 64}, "no run in data has batch_size 64; there is 8, 32, 128, 512, 2048"),
+            # Of what the settings before it leave.
+            ({"width": 1, "batch_size": 8}, "no run in data with width 1 has batch_size 8; there is 128, 512, 2048"),
+        ],
+    )
+    def test_no_match_names_what_there_is(self, settings, message):
+        with pytest.raises(UserError) as error:
+            self.STUDY.where(**settings)
+        assert str(error.value) == message
+
+
+class TestTimed:
+    def study(self, devices: dict[int, dict | None]) -> Study:
+        """Of seeds that were trained on these devices; runs on None have no sidecar."""
+        beside = sidecars(EPOCHS)
+        for content in beside:
+            content["device"] = devices[content["experiment"]["seed"]]
+        return Study.of(EPOCHS, sidecars=[content for content in beside if content["device"] is not None])
+
+    def test_times_of_other_devices_are_left_out(self):
+        study = self.study({0: CPU, 1: CPU, 2: GPU})
+        timed = study.timed()
+        known = timed.epochs.groupby("seed")[TIMES].count()
+        assert known.loc[[0, 1]].eq(EPOCHS.groupby("seed").size()[[0, 1]], axis=0).all(axis=None)
+        assert known.loc[2].tolist() == [0, 0, 0]
+        rest = [column for column in EPOCHS if column not in TIMES]
+        pd.testing.assert_frame_equal(timed.epochs[rest], study.epochs[rest])
+        assert study.epochs["running_time"].notna().all()  # as it was
+        assert study.devices.most_common(1) == [(("cpu", "a processor", 2, 1), 2 * 11)]
+
+    def test_the_remark_says_how_many(self):
+        study = self.study({0: CPU, 1: GPU, 2: CPU})
+        assert said(study) == ["11 runs trained on another device: their times are left out"]
+        assert said(self.study({0: CPU, 1: CPU, 2: CPU})) == []
+
+    def test_verdicts_in_time_are_those_of_one_device(self):
+        slow = EPOCHS.assign(running_time=EPOCHS["running_time"] * np.where(EPOCHS["seed"] == 2, 1000, 1))
+        study = self.study({0: CPU, 1: CPU, 2: GPU})
+        mixed = analyse(Study.of(slow, sidecars=study.sidecars.values()), target=0.6)
+        alone = analyse(Study.of(EPOCHS[EPOCHS["seed"] < 2]), target=0.6)
+        for name, mode in mixed.modes.items():
+            assert mode.breaking_points["time"].batch_size == alone.modes[name].breaking_points["time"].batch_size
+            assert mode.breaking_points["time"].interval == alone.modes[name].breaking_points["time"].interval
+        means = mixed.to_target.means[["experiment", "batch_size", "running_time"]]
+        pd.testing.assert_frame_equal(means, alone.to_target.means[means.columns])
+        frontier = mixed.frontier[["experiment", "batch_size", "running_time"]]
+        pd.testing.assert_frame_equal(frontier, alone.frontier[frontier.columns])
+        # Accuracies and updates count, wherever a run was trained.
+        assert set(mixed.finals["seed"]) == {0, 1, 2}
+        assert all(mode.critical.runs == 3 * mode.curve["batch_size"].nunique() for mode in mixed.modes.values())
+
+    def test_threads_and_workers_are_part_of_the_device(self):
+        for other in (CPU | {"threads": 4}, CPU | {"name": "another processor"}):
+            assert self.study({0: CPU, 1: CPU, 2: other}).timed().epochs["running_time"].isna().any()
+        study = self.study({0: CPU, 1: CPU, 2: CPU})
+        beside = [dict(content) for content in study.sidecars.values()]
+        for content in beside:
+            content["workers"] = 2 if content["experiment"]["seed"] == 2 else 1
+        assert Study.of(EPOCHS, sidecars=beside).timed().epochs["running_time"].isna().sum() == 11 * 10
+
+    def test_without_a_sidecar_times_stay(self):
+        timed = self.study({0: CPU, 1: GPU, 2: None}).timed()
+        assert timed.epochs.groupby("seed")["running_time"].count().tolist() == [110, 0, 110]
+
+
+def test_what_learned_nothing_is_not_on_the_frontier():
+    """Of ten classes, 15 % and less; where the data set is not known, everything counts."""
+    epochs = table(
+        ("baseline_small", 8, 0, [0.6]), ("scaled_lr", 128, 0, [0.15]), ("scaled_lr", 512, 0, [0.16])
+    ).assign(running_time=[9.0, 1.0, 2.0])
+    assert analyse(Study.of(epochs)).frontier["batch_size"].tolist() == [128, 512, 8]
+    known = Study.of(epochs, sidecars=sidecars(epochs, dataset="digits"))
+    assert analyse(known).frontier["batch_size"].tolist() == [512, 8]
+    own = Study.of(epochs, sidecars=sidecars(epochs, dataset="mine:images"))
+    assert analyse(own).frontier["batch_size"].tolist() == [128, 512, 8]

@@ -132,7 +132,7 @@ BAD = [
         "batch_size is 129 but digits",
     ),
     (None, ["sweep", *TRAIN[1:], "--shard", "0/4"], 2, "shard is '0/4'; it must be i/n with i from 1 to n"),
-    (None, ["sweep", *TRAIN[1:], "--gpus-per-run", "1"], 2, "require engine ray, but engine is processes; set engine to ray"),
+    (None, ["sweep", *TRAIN[1:], "--gpus-per-run", "1"], 2, "require engine ray, but engine is processes; set"),
     (None, ["sweep", *TRAIN[1:], "--engine", "cloud"], 2, "invalid choice 'cloud'"),
     # networks
     (None, [*TRAIN, "--batch-size", "8", "--model", "models"], 2, "it must have the form module:name"),
@@ -229,7 +229,7 @@ BAD = [
     (None, ["project", "{}", "--figure", "{}/a.docx"], 2, "{}/a.docx cannot be written (Format 'docx' is not"),
     (None, ["project", "{}", "--figure", "{}/no/a.png"], 2, "{}/no/a.png cannot be written ([Errno 2] No such file"),
     # noise scale
-    (None, ["noise-scale", "{}/a.ckpt"], 2, "there is no file {}/a.ckpt; an unfinished run has a checkpoint {name}_bs{B}_seed{s}"),
+    (None, ["noise-scale", "{}/a.ckpt"], 2, "there is no file {}/a.ckpt; an unfinished run has a checkpoint {name}_bs"),
     (None, ["noise-scale", "{}"], 2, "is neither a checkpoint nor a file of weights ([Errno 21] Is a directory"),
     (csv(), ["noise-scale", f"{{}}/{STEM}.csv"], 2, "nor a file of weights (File is not a zip file); give the"),
     (malicious(in_zip=True), ["noise-scale", f"{{}}/{STEM}.ckpt"], 2, "it holds something other than numbers and t"),

@@ -72,7 +72,9 @@ def test_arrows_go_down(name):
 
 
 def test_analysis_reads_tables_and_writes_nothing():
-    used = {other for name in MODULES if room(name) == "analysis" for other in IMPORTS[name] if room(other) == "records"}
+    used = {
+        other for name in MODULES if room(name) == "analysis" for other in IMPORTS[name] if room(other) == "records"
+    }
     assert used == {"batchscale.records.study"}
 
 

@@ -108,7 +108,9 @@ def test_an_unknown_rule_is_refused_with_its_values(settings):
     settings = SQRT | settings
     with pytest.raises(ValueError, match=r"which this batchscale does not know; upgrade") as error:
         named(["mine"], {"mine": settings})
-    assert f"mode mine was trained with lr_scaling {settings['lr_scaling']!r} and warmup {settings['warmup']!r}" in str(error.value)
+    assert f"mode mine was trained with lr_scaling {settings['lr_scaling']!r} and warmup {settings['warmup']!r}" in str(
+        error.value
+    )
 
 
 def test_long_names_are_shortened_in_their_middle():

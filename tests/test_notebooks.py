@@ -15,7 +15,7 @@ import psutil
 import pytest
 from conftest import PROJECT
 from kills import Run
-from test_storage import wait_until
+from test_files import wait_until
 
 from batchscale import cli, sweeps
 from batchscale.analysis import plots

@@ -111,7 +111,9 @@ def test_a_node_is_killed_and_its_run_goes_on_elsewhere(nodes, whole, tmp_path):
     assert list(data.glob("*.ckpt"))
     nodes.add_node(num_cpus=1, num_gpus=1)
     assert sweep.ended() == 0, sweep.said()
-    assert "baseline_small B=4 seed 0: its node or process died; another one continues from the last save" in sweep.said()
+    assert (
+        "baseline_small B=4 seed 0: its node or process died; another one continues from the last save" in sweep.said()
+    )
     assert len(sweep.epochs()) == len(set(sweep.epochs()))  # none was trained again
     assert_same_records(data, whole)
     assert {path.suffix for path in data.iterdir()} == {".csv", ".json"}

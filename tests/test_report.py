@@ -18,6 +18,7 @@ from conftest import PROJECT
 from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
 from batchscale.analysis.findings import Findings, NoiseScale, ToTarget, analyse
 from batchscale.epoch import STUDY_COLUMNS
+from batchscale.errors import UserError
 from batchscale.experiment import Experiment
 from batchscale.modes import MODES
 from batchscale.records import Study, digest
@@ -383,11 +384,15 @@ def three_rules() -> Findings:
         noise = NoiseScale(median=300.0, low=50.0, high=900.0, runs=4, epochs=40, measured=40)
         found = broken_at(but(found, name, critical=critical, noise_scale=noise), name, **points[name])
     found = but(found, WARM, critical=replace(found.modes[WARM].critical, right_censored=1, runs=4))
-    runs = found.to_target.runs.copy()
-    runs.loc[runs["experiment"] != BASE, "censored"] = "no"
-    runs["running_time"] = runs["batch_size"].map({128: 60.0, 256: 45.0, 512: 40.0, 1024: 31.5})
-    runs.loc[runs["experiment"] == BASE, ["censored", "running_time"]] = ["right", float("nan")]
-    return replace(found, to_target=replace(found.to_target, runs=runs))
+    seconds = {128: 60.0, 256: 45.0, 512: 40.0, 1024: 31.5}
+    for name in RULES:
+        curve = found.modes[name].curve
+        if name == BASE:
+            curve = curve.assign(censored="right", running_time=float("nan"))
+        else:
+            curve = curve.assign(censored="no", running_time=curve["batch_size"].map(seconds))
+        found = but(found, name, curve=curve)
+    return found
 
 
 def test_sentences_on_known_verdicts(three_rules):
@@ -403,7 +408,7 @@ def test_sentences_on_known_verdicts(three_rules):
     assert said["accuracy"][2].startswith(f"Up to 1024, the largest recorded, {RULES[WARM]} keeps the small-batch acc")
     assert "largest recorded" not in said["accuracy"][1]
     assert [where.split()[-8] for where in said["noise_scales"]] == ["below", "above", "within"]
-    assert said["time"][0] == "Under the base rate not all runs reach the target at any batch size from 128 to 1024."
+    assert said["time"][0] == "Under the base rate not all runs reach the target at any batch size from 8 to 1024."
     assert said["time"][1].endswith("is reached soonest at 1024, in 31.5 s, compared with 60 s at 128.")
     assert said["updates"][0] == (
         "Under the base rate the critical batch size is 295 (95 % interval 310 to 500); the target takes at least 1000 "
@@ -558,17 +563,20 @@ def test_own_modes_are_called_by_their_names_or_rules():
 
 @pytest.mark.parametrize("name", ["scaled_lr", "mine"])
 @pytest.mark.parametrize(("setting", "value"), [("lr_scaling", "cubic"), ("warmup", "cosine")])
-def test_a_rule_without_words_is_no_unrecorded_rule(name, setting, value, tmp_path):
+def test_a_rule_without_words_is_no_unrecorded_rule(name, setting, value, tmp_path, capsys):
     table = pd.concat([SMALL, SMALL[SMALL["experiment"] == "scaled_lr"].assign(experiment="mine")])
     unknown = sidecar(name=name, batch_size=128)
     unknown["experiment"][setting] = value
-    with pytest.raises(ValueError, match=f"mode {name} has .*{setting} '{value}'.* which modes.py has no words for"):
+    words = rf"mode {name} was trained with .*{setting} '{value}'.*, which this batchscale does not know"
+    with pytest.raises(UserError, match=words):
         said_of(table, [unknown])
     data = write(table, tmp_path / "data")
     put(data, unknown)
-    (tmp_path / "source").mkdir()
-    with pytest.raises(ValueError, match=f"{setting} '{value}'"):
-        build.prepare(data, tmp_path / "source")
+    assert build.main([str(data), str(tmp_path / "report.pdf")]) == 2
+    printed = capsys.readouterr()
+    assert re.match(f"error: {words}", printed.err)
+    assert printed.err.count("\n") == 1
+    assert not (tmp_path / "report.pdf").exists()
 
 
 def test_sidecars_agree_disagree_or_are_missing():

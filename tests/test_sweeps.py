@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from kills import Run, workers
-from test_storage import wait_until
+from test_files import wait_until
 
 from batchscale import sweeps
 from batchscale.errors import UserError

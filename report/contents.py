@@ -15,7 +15,7 @@ from batchscale.analysis import sentences, tables
 from batchscale.analysis.breaking_point import CURRENCIES, accuracy_losses
 from batchscale.analysis.findings import Findings, ModeFindings, ToTarget
 from batchscale.analysis.reasons import Reason, together
-from batchscale.analysis.words import UNDETERMINED, count, interval, listed, number, percent, sentence
+from batchscale.analysis.words import UNDETERMINED, count, exact, interval, listed, number, percent, sentence
 from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, WIDTH, Experiment
 from batchscale.modes import Mode
 from batchscale.records.study import RUN, Study
@@ -153,13 +153,8 @@ def _values(study: Study, of: Callable[[dict], object]) -> Counter:
         except (KeyError, TypeError):  # an older sidecar, or one that was written by hand
             continue
         if value is not None:
-            values[_exact(value)] += 1
+            values[exact(value)] += 1
     return values
-
-
-def _exact(value: object) -> str:
-    """A setting to its last digit, where `number` would round it."""
-    return f"{value:.12g}" if isinstance(value, float) else number(value) if isinstance(value, int) else str(value)
 
 
 def _shown(values: Counter) -> str:

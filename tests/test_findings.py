@@ -149,7 +149,7 @@ LITTLE = {
     "one mode missing": (without_modes("scaled_lr"), "there are no records of scaled_lr"),
     "one seed": (
         STUDY.where(seed=0),
-        "26 of 26 combinations of mode and batch size have a single seed, and so no interval",
+        "a single seed, and so no interval, at 26 of 26 combinations of mode and batch size",
     ),
     "one batch size": (Study.of(EPOCHS[EPOCHS["batch_size"].isin([8, 256])]), None),
     "two batch sizes": (Study.of(EPOCHS[EPOCHS["batch_size"].isin([8, 256, 512])]), None),

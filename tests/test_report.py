@@ -83,7 +83,7 @@ CASES = {
         lambda folder: write(SMALL[SMALL["seed"] == 0], folder),
         [
             "(1 seed, no interval)",
-            "8 of 8 combinations of mode and batch size have a single seed, and so no interval.",
+            "A single seed, and so no interval, at 8 of 8 combinations of mode and batch size.",
         ],
     ),
     "one batch size": (
@@ -134,7 +134,7 @@ CASES = {
     "another device": (
         another_device,
         [
-            "4 runs trained on another device: their times are left out.",
+            "The times of 4 runs are left out: another device trained them.",
             "trained on A100 (cuda) and T4 (cuda)",
             "Under the linear rule without warm-up no comparable time to the target is recorded.",
         ],
@@ -518,7 +518,7 @@ def test_times_of_another_device_are_left_out():
     mixed, found = said_of(table, one), found_in(table, two)
     said = contents(found)
     assert mixed["missing"] == []
-    assert said["missing"] == ["1 run trained on another device: their times are left out."]
+    assert said["missing"] == ["The times of 1 run are left out: another device trained them."]
     assert said["provenance"] == ["The sidecars disagree on the device: runs that are compared may differ in that too."]
     assert dict(said["settings"])["device"] == "A100 (cuda) (15 runs); T4 (cuda) (1 run)"
     assert said["abstract"][0].startswith(
@@ -617,7 +617,7 @@ def test_runs_with_other_settings_are_named_and_not_analysed():
     assert said["accuracies"][0]["rows"][1][1].endswith("% (1)")  # 1024, of which seed 1 is left out
     assert "1 run left out, because settings differ: base_lr is 0.0123456 instead of 0.002." in said["missing"]
     assert (
-        "1 run of 3 have no sidecar; they are taken to have the settings of the others." in said["missing"]
+        "No sidecars beside 1 of 3 runs; the settings of the others are assumed for them." in said["missing"]
     )  # 1024, seed 0
     # Settings are shown to the last digit, not rounded as results are.
     exact = [sidecar(name="scaled_lr", batch_size=128, seed=0, base_lr=0.0123456, momentum=0.9995)]

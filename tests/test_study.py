@@ -189,7 +189,7 @@ class TestGroups:
         runs = len(missing)
         assert said(study)[:2] == [
             f"{runs} runs left out, because settings differ: width is 1.0 instead of 0.25",
-            f"{runs} runs of {2 * runs} have no sidecar; they are taken to have the settings of the others",
+            f"no sidecars beside {runs} of {2 * runs} runs; the settings of the others are assumed for them",
         ]
 
     def test_no_sidecars_at_all(self):
@@ -353,7 +353,7 @@ class TestTimed:
 
     def test_the_remark_says_how_many(self):
         study = self.study({0: CPU, 1: GPU, 2: CPU})
-        assert said(study) == ["11 runs trained on another device: their times are left out"]
+        assert said(study) == ["the times of 11 runs are left out: another device trained them"]
         assert said(self.study({0: CPU, 1: CPU, 2: CPU})) == []
 
     def test_verdicts_in_time_are_those_of_one_device(self):

@@ -257,9 +257,14 @@ class TestComparison:
         assert second == "The linear rule with gradual warm-up goes further than the base rate."
 
     def test_overlap_is_said_of_those_that_overlap(self):
-        """The furthest reaches down to both, which are apart from each other."""
-        (said,) = compared((128, 128, 128), (512, 256, 512), (1024, None, 1024))
-        assert "the last interval overlaps the others, so the records do not tell which goes further" in said
+        """The furthest reaches down to both others, of which one is surely beyond the other."""
+        said, beyond = compared((128, 128, 128), (512, 256, 512), (1024, None, 1024))
+        assert said == (
+            "The accuracy is kept up to 512 (95 % interval 256–512) by the linear rule without warm-up and up to 1024 "
+            "(95 % interval ≤ 1024) by the linear rule with gradual warm-up; these intervals overlap, so the records do "
+            "not tell which goes further."
+        )
+        assert beyond == "The linear rule without warm-up goes further than the base rate."
 
     def test_single_seeds_have_no_intervals(self):
         (said,) = compared((128, None, None), (1024, None, None))

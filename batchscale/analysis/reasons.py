@@ -126,14 +126,14 @@ WORDING: dict[str, Callable[..., str]] = {
         + "); compare with care"
     ),
     "seeds missing": lambda single, sizes: (
-        f"{single} of {count(sizes, 'combination')} of mode and batch size have a single seed, and so no interval"
+        f"a single seed, and so no interval, at {single} of {count(sizes, 'combination')} of mode and batch size"
     ),
     "updates missing": lambda: (
         "some records have no column updates: epochs/B stand in for them, so that critical batch sizes are known but "
         "S_min and E_min are not"
     ),
     "settings unknown": lambda runs, of: (
-        f"{count(runs, 'run')} of {of} have no sidecar; they are taken to have the settings of the others"
+        f"no sidecars beside {runs} of {count(of, 'run')}; the settings of the others are assumed for them"
     ),
     "other settings": lambda runs, differing: (
         f"{count(runs, 'run')} left out, because settings differ: {_instead(differing)}"
@@ -141,5 +141,5 @@ WORDING: dict[str, Callable[..., str]] = {
     "other rule": lambda runs, of, differing: (
         f"{count(runs, 'run')} of {of} left out, because the rule differs: {_instead(differing)}"
     ),
-    "times of others": lambda runs: f"{count(runs, 'run')} trained on another device: their times are left out",
+    "times of others": lambda runs: f"the times of {count(runs, 'run')} are left out: another device trained them",
 }

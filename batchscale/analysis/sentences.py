@@ -14,7 +14,18 @@ from batchscale.analysis.critical_batch_size import CriticalBatchSize
 from batchscale.analysis.findings import Effect, Findings, ModeFindings
 from batchscale.analysis.reasons import together
 from batchscale.analysis.threshold import Threshold
-from batchscale.analysis.words import count, interval, listed, number, percent, points, sentence, sizes_at
+from batchscale.analysis.words import (
+    count,
+    decimal,
+    exact,
+    interval,
+    listed,
+    number,
+    percent,
+    points,
+    sentence,
+    sizes_at,
+)
 from batchscale.records.study import Study
 
 
@@ -23,12 +34,12 @@ def settings(study: Study) -> str:
     if not study.sidecars:
         return "settings not recorded: these CSVs have no sidecars"
     size, momentum, decay = (study.setting(field) for field in ("train_size", "momentum", "weight_decay"))
-    optimizer = f"SGD with momentum {number(momentum)}" if momentum else "SGD without momentum"
+    optimizer = f"SGD with momentum {exact(momentum)}" if momentum else "SGD without momentum"
     parts = [
         f"{study.setting('dataset')}{'' if size is None else f' (first {number(size)} training images)'}",
-        f"{study.setting('model')} at width {number(study.setting('width'))}",
-        optimizer + (f" {'and' if momentum else 'but with'} weight decay {number(decay)}" if decay else ""),
-        f"base rate {number(study.setting('base_lr'))} at B = {study.setting('reference_batch_size')}",
+        f"{study.setting('model')} at width {exact(study.setting('width'))}",
+        optimizer + (f" {'and' if momentum else 'but with'} weight decay {exact(decay)}" if decay else ""),
+        f"base rate {exact(study.setting('base_lr'))} at B = {study.setting('reference_batch_size')}",
         study.setting("precision"),
     ]
     if study.devices:
@@ -93,21 +104,32 @@ def comparison(found: Findings) -> list[str]:
         return []
     if not known:
         return ["No recorded rule keeps the accuracy of the small minibatches at any larger batch size."]
-    best = max(known, key=lambda name: known[name].batch_size)
-    level = [name for name in known if name != best and not _surely_further(known[best], known[name])]
-    behind = [name for name in known if name != best and name not in level]
+    # A rule that none surely surpasses; such rules overlap pairwise.
+    level = [name for name in known if not any(_surely_further(other, known[name]) for other in known.values())]
     sentences = []
-    if level:
-        kept = listed([f"{_kept(known[name])} by {phrase[name]}" for name in (*level, best)])
-        why = _overlap([known[name] for name in (*level, best)])
+    if len(level) > 1:
+        kept = listed([f"{_kept(known[name])} by {phrase[name]}" for name in level])
+        intervals = [_has_interval(known[name]) for name in level]
+        why = "there are no intervals" if not any(intervals) else "some have no interval"
+        why = "these intervals overlap" if all(intervals) else why
         sentences.append(f"The accuracy is kept {kept}; {why}, so the records do not tell which goes further.")
-    if behind:
-        sentences.append(sentence(f"{phrase[best]} goes further than {listed([phrase[name] for name in behind])}"))
-    if not level and not behind:
-        sentences.append(sentence(f"{phrase[best]} keeps the accuracy {_kept(known[best])}"))
+    elif len(known) == 1:
+        sentences.append(sentence(f"{phrase[level[0]]} keeps the accuracy {_kept(known[level[0]])}"))
+    behind: dict[str, list[str]] = {}
+    for name in set(known) - set(level):
+        beyond = [other for other in level if _surely_further(known[other], known[name])]
+        behind.setdefault(max(beyond, key=lambda other: known[other].batch_size), []).append(name)
+    for name, others in behind.items():
+        listed_others = listed([phrase[other] for other in known if other in others])
+        sentences.append(sentence(f"{phrase[name]} goes further than {listed_others}"))
     lost = [name for name, mode in found.modes.items() if name not in known and len(mode.losses)]
-    if lost:
-        sentences.append(f"No batch size recorded for {listed([phrase[name] for name in lost])} keeps it.")
+    surely = [name for name in lost if not _has_interval(points[name])]
+    if surely:
+        sentences.append(f"No batch size recorded for {listed([phrase[name] for name in surely])} keeps it.")
+    for name in lost:
+        if name not in surely:
+            of = f"the mean of no batch size recorded for {phrase[name]} keeps it, but its interval"
+            sentences.append(sentence(f"{of} extends to {points[name].high}"))
     return sentences
 
 
@@ -302,7 +324,7 @@ def _failure(row: pd.Series, against: str = "") -> str:
         return "diverges" if failed == of else f"diverges in {failed} of {of} runs"
     between = ""
     if not math.isnan(row["loss_low"]):
-        between = f"95 % interval {100 * row['loss_low']:.1f} to {100 * row['loss_high']:.1f}"
+        between = f"95 % interval {decimal(row['loss_low'])} to {decimal(row['loss_high'])}"
     shown = "; ".join(filter(None, (f"{_accuracy(row)} {against}" if against else "", between)))
     return f"loses {points(row['loss'])}" + (f" ({shown})" if shown else "")
 
@@ -313,14 +335,6 @@ def _estimate(fit: CriticalBatchSize) -> str:
 
 def _has_interval(point: BreakingPoint) -> bool:
     return point.high is not None
-
-
-def _overlap(points: list[BreakingPoint]) -> str:
-    """Of points that the last one does not surely surpass: why not."""
-    if not all(map(_has_interval, points)):
-        return "some have no interval" if any(map(_has_interval, points)) else "there are no intervals"
-    apart = any(_surely_further(one, other) for one in points for other in points)
-    return "the last interval overlaps the others" if apart else "these intervals overlap"
 
 
 def _kept(point: BreakingPoint) -> str:

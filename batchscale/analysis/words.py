@@ -55,13 +55,32 @@ def points(value: float) -> str:
     return f"{shown} point{'' if shown == '1' else 's'}"
 
 
+def exact(value) -> str:
+    """A setting to its last digit, where `number` would round it.
+
+    >>> exact(0.0123456), exact(8), exact("fp32")
+    ('0.0123456', '8', 'fp32')
+    """
+    return f"{value:.12g}" if isinstance(value, float) else number(value) if isinstance(value, int) else str(value)
+
+
+def decimal(value: float) -> str:
+    """A difference of fractions in percentage points, without a unit.
+
+    >>> decimal(0.0131), decimal(-0.02), decimal(-0.00001)
+    ('1.3', '−2.0', '0.0')
+    """
+    return f"{round(100 * value, 1) + 0.0:.1f}".replace("-", "−")
+
+
 def signed(value: float) -> str:
     """A difference of fractions in percentage points, with its sign.
 
     >>> signed(0.0131), signed(-0.02), signed(-0.00001)
-    ('+1.3', '-2.0', '+0.0')
+    ('+1.3', '−2.0', '+0.0')
     """
-    return f"{round(100 * value, 1) + 0.0:+.1f}"
+    shown = decimal(value)
+    return shown if shown.startswith("−") else f"+{shown}"
 
 
 def count(value: float, what: str) -> str:

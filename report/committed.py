@@ -17,7 +17,7 @@ from PIL import Image
 
 from batchscale.analysis import findings, plots, sentences
 from batchscale.analysis.findings import Findings
-from batchscale.analysis.words import listed, percent
+from batchscale.analysis.words import percent
 from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, Experiment
 from batchscale.modes import MODES
 from batchscale.records import Study
@@ -55,20 +55,20 @@ def _headline(found: Findings) -> str:
         [label, *(f"{value} ({interval})" if interval else value for value, interval in cells)]
         for label, *cells in verdicts(found)
     ]
-    names = listed(mode.label for mode in found.study.modes.values())
-    lines = [
-        f"![Final accuracy, updates to target and time to target against batch size, for {names}]({FIGURE})",
-        "",
-        f"*{sentences.settings(found.study)}. {built_from(found.study)}, whose CSVs have the SHA-256 digest "
-        f"`{found.study.digest}`.*",
-        "",
+    said = [
         *sentences.threshold(found.threshold),
         *(sentences.accuracy(mode, found.threshold) for mode in found.modes.values()),
         *sentences.comparison(found),
-        f"Updates and time in the figure are counted to {percent(lower)}, which more runs reach; the breaking points "
-        "below are those of the threshold.",
+    ]
+    lines = [
+        f"![Final accuracy, updates and time to target against batch size, one line per learning-rate rule]({FIGURE})",
+        "",
+        *(f"- {line}" for line in said),
         "",
         _table([head, ["---"] * len(head), *rows]),
+        f"*{sentences.settings(found.study)}. {built_from(found.study)}; SHA-256 of the CSVs `{found.study.digest}`. "
+        f"The figure counts updates and time to {percent(lower)}, which more runs reach; the table, to the threshold.*",
+        "",
     ]
     return "\n".join(lines)
 

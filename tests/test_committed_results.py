@@ -9,6 +9,8 @@ import pytest
 from conftest import PROJECT
 
 from batchscale import cli, records
+from batchscale.analysis.findings import analyse
+from batchscale.records import Study
 from batchscale.sweeps import notebooks
 from report import build, committed
 
@@ -46,13 +48,15 @@ def test_the_discussion_was_written_for_the_committed_records():
 
 def test_the_readme_says_what_the_committed_records_say():
     page = (PROJECT / "README.md").read_text(encoding="utf-8")
-    assert page.split(committed.START)[1].split(committed.END)[0] == committed.headline(DATA)
+    for name, section in committed.sections(analyse(Study.load(DATA))).items():
+        start, end = committed.START.format(name), committed.END.format(name)
+        assert page.split(start)[1].split(end)[0] == section
     assert (PROJECT / committed.FIGURE).is_file()
 
 
 def test_the_readmes_figure_says_what_each_mark_is(tmp_path, monkeypatch):
     monkeypatch.setattr(committed.plt, "close", lambda figure: None)
-    committed.draw(DATA, tmp_path / "study.png")
+    committed.draw(analyse(Study.load(DATA)), tmp_path / "study.png")
     (legend,) = plt.gcf().legends
     monkeypatch.undo()
     plt.close()

@@ -261,8 +261,8 @@ class TestComparison:
         said, beyond = compared((128, 128, 128), (512, 256, 512), (1024, None, 1024))
         assert said == (
             "The accuracy is kept up to 512 (95 % interval 256–512) by the linear rule without warm-up and up to 1024 "
-            "(95 % interval ≤ 1024) by the linear rule with gradual warm-up; these intervals overlap, so the records do "
-            "not tell which goes further."
+            "(95 % interval ≤ 1024) by the linear rule with gradual warm-up; these intervals overlap, so the records "
+            "do not tell which goes further."
         )
         assert beyond == "The linear rule without warm-up goes further than the base rate."
 

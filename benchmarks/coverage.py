@@ -3,9 +3,9 @@
     python benchmarks/coverage.py                  # 200 studies each, some minutes on one core
     python benchmarks/coverage.py --studies 40
 
-Prints a row a scenario: the share of intervals that hold the true value (open sides hold everything beyond), the share
-that is open on a side, and the median ratio of the bounds of the others. The percentile bootstrap over batch sizes and
-seeds is there for comparison; it is not what `critical_batch_size` does.
+Prints one row per scenario: the share of intervals that hold the true value (open sides hold everything beyond), the
+share that is open on a side, and the median ratio of the bounds of the others. The percentile bootstrap over batch
+sizes and seeds is there for comparison; it is not what `critical_batch_size` does.
 """
 
 import argparse

@@ -3,11 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/noise_scale.py --data-root datasets
 
 Trains the study's network (width 0.25, B = 128, linear rule with warm-up), and after some of the epochs measures its
-noise scale on many disjoint sets of training images, each split into micro-batches of one size and then of another.
-Printed a line for each size: the means of 𝒢² and 𝒮 over the sets, with the standard errors of these means, and their
-quotient; the median of the single measurements' B, their standard deviation, the median standard error that they claim,
-the fraction that is within its own standard error of the quotient, how many were not measurable; the seconds that one
-takes, and what percentage of the epoch that is.
+noise scale on many disjoint sets of training images, each split into micro-batches of one size and then of another. One
+line per size shows the means of 𝒢² and 𝒮 over the sets, with their standard errors, and their quotient. It goes on with
+the single measurements of B: their median, their standard deviation, the median standard error that they claim, the
+fraction within one such error of the quotient, and how many were not measurable. It ends with the seconds per
+measurement, also in percent of the epoch.
 """
 
 import argparse

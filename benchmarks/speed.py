@@ -3,10 +3,10 @@
     make bench DATA_ROOT=datasets                            # quick: some minutes
     python benchmarks/speed.py --full --data-root datasets   # everything, half an hour; needs pip install lightning
 
-Every contender lives in a process of its own and trains when it is its turn, one after another, round after round
-(A B A B), each time some untimed updates first. A ratio is the median over the rounds of the ratios within a round.
-Only ratios within one run, on an otherwise idle machine, mean something. `--full` writes `speed.csv`, a row a ratio,
-and with it the table of README.md beside it.
+Every contender lives in its own process. The contenders train in turns, round after round (A B A B), each time after
+some untimed updates. A ratio is the median over the rounds of the ratios within a round. Only ratios within one run on
+an otherwise idle machine mean anything. `--full` writes `speed.csv`, one row per ratio, and the table of README.md
+beside it.
 """
 
 import argparse
@@ -247,7 +247,7 @@ def contend(name: str, case: Case, data_root: str, connection) -> None:
 
 
 def ratios(contenders: dict[str, tuple[str, Case]], data_root: str, rounds: int, seconds: float) -> pd.DataFrame:
-    """Images a second of the first contender over those of each other: a row a round, a column a contender."""
+    """Images per second of the first contender over those of each other, a frame of rounds by contenders."""
     context, ends, processes, speeds = multiprocessing.get_context("spawn"), {}, [], []
     for label, (name, case) in contenders.items():
         ends[label], theirs = context.Pipe()

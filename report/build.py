@@ -31,8 +31,13 @@ TEXT_WIDTH = 6.3  # inches, as in report.typ: figures keep their size, and lette
 _STYLE = ["default", {"font.size": 8, "axes.titlesize": 8, "lines.linewidth": 1.2, "svg.hashsalt": "batchscale"}]
 
 
-def build(data_dir: str | Path, pdf: str | Path) -> None:
+def build(data_dir: str | Path, pdf: str | Path, found: Findings | None = None) -> None:
     """Write the report on the records of a folder.
+
+    Args:
+        data_dir: the folder.
+        pdf: file to write.
+        found: what `read` gives for this folder, if that is known already.
 
     Raises:
         UserError: there is no folder or no record, a record cannot be read, typst is not installed, or the PDF cannot
@@ -43,7 +48,7 @@ def build(data_dir: str | Path, pdf: str | Path) -> None:
     except ModuleNotFoundError:
         raise UserError("typst is not installed, which makes the PDF; install it with pip install typst") from None
     with tempfile.TemporaryDirectory() as folder:
-        source = prepare(Path(data_dir).expanduser(), Path(folder))
+        source = prepare(Path(data_dir).expanduser(), Path(folder), found)
         content = typst.compile(str(source), ignore_system_fonts=True)
     try:
         write_whole(Path(pdf).expanduser(), content)
@@ -51,14 +56,20 @@ def build(data_dir: str | Path, pdf: str | Path) -> None:
         raise UserError(f"{pdf} cannot be written ({error.__cause__.strerror}); name another place") from error
 
 
-def prepare(data_dir: Path, folder: Path) -> Path:
-    """Everything that the report is compiled from, written to a folder; the path of the document in it."""
+def read(data_dir: Path) -> Findings:
+    """What the records of a folder say."""
     if not data_dir.is_dir():
         raise UserError(f"there is no folder {data_dir}; name the one that holds the CSVs")
     study = Study.load(data_dir)
     if study.runs.empty:
         raise UserError(f"{data_dir} holds no records; run one of the training notebooks first")
-    found = findings.analyse(study)
+    return findings.analyse(study)
+
+
+def prepare(data_dir: Path, folder: Path, found: Findings | None = None) -> Path:
+    """Everything that the report is compiled from, written to a folder; the path of the document in it."""
+    found = read(data_dir) if found is None else found
+    study = found.study
     lower = [findings.to_target(found.study, target) for target in tenths_below(found.target)[-3:]]
     said = contents(found)
     said |= {"digest": study.digest, "figures": [], "check": None, "targets": lower_targets(lower, found.study)}

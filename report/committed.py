@@ -20,9 +20,8 @@ from batchscale.analysis.findings import Findings
 from batchscale.analysis.words import percent
 from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, Experiment
 from batchscale.modes import MODES
-from batchscale.records import Study
 from batchscale.sweeps.notebooks import RESULTS, TRAINING
-from report.build import build, tenths_below
+from report.build import build, read, tenths_below
 from report.contents import built_from, verdicts
 
 PROJECT = Path(__file__).parents[1]
@@ -120,8 +119,8 @@ def main() -> None:
     for name in (*TRAINING, RESULTS):
         print(f"{name}.ipynb", flush=True)
         execute(PROJECT / f"{name}.ipynb")
-    build(data_dir, PROJECT / "report.pdf")
-    found, text = findings.analyse(Study.load(data_dir)), page.read_text(encoding="utf-8")
+    found, text = read(data_dir), page.read_text(encoding="utf-8")
+    build(data_dir, PROJECT / "report.pdf", found)
     for name, section in sections(found).items():
         before, rest = text.split(START.format(name))
         text = before + START.format(name) + section + END.format(name) + rest.split(END.format(name))[1]

@@ -1,8 +1,11 @@
 """The command line: quick help, one line of error, exit codes, the rule that belongs to a name."""
 
+import ast
+import inspect
 import json
 import subprocess
 import sys
+import textwrap
 
 import pytest
 import torch
@@ -36,6 +39,30 @@ def test_help_needs_no_torch(command):
     )
     assert shown.returncode == 0, shown.stderr
     assert "usage: python -m batchscale" in shown.stdout
+
+
+def test_no_flag_has_its_help_broken_into_lines():
+    """tyro keeps the line breaks of a docstring, so that one of two lines would be cut in the middle of a sentence."""
+    for command in (cli.Train, cli.Sweep, cli.Study, cli.Analyse, cli.Project, cli.NoiseScale):
+        for owner in command.__mro__[:-1]:
+            for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(owner)))):
+                if isinstance(node, ast.ClassDef):
+                    texts = [inner.value.value for inner in node.body[1:] if isinstance(inner, ast.Expr)]
+                    assert not [text for text in texts if "\n" in text], owner
+
+
+def test_whoever_reads_the_output_may_stop(tmp_path):
+    """analyse … | head"""
+    with subprocess.Popen(
+        [sys.executable, "-m", "batchscale", "analyse", "data", "--json"],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout.readline() == b"{\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + 13
 
 
 def test_contracted_flags_of_train():

@@ -149,8 +149,8 @@ def in_time(runs: pd.DataFrame) -> BreakingPoint:
 
     Times are compared in their logarithms. The scan starts at the smallest batch size all of whose runs reach the
     target. A larger one with a censored run counts as slower if its runs have already taken longer, or if one diverged;
-    otherwise nobody knows, and the scan ends there. The times of runs that reach the target within their first epoch
-    are upper bounds and are used as such; a reason names them.
+    otherwise the step is unknown, and the scan ends there. The times of runs that reach the target within their first
+    epoch are upper bounds and are used as such; a reason names them.
 
     Args:
         runs: rows of `tables.to_target`, of one mode.

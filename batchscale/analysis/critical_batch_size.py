@@ -54,28 +54,28 @@ def steps_to_target(batch_size: np.ndarray, steps_min: float, critical: float) -
 def critical_batch_size(runs: pd.DataFrame, confidence: float = 0.95) -> CriticalBatchSize:
     """Fit S(B) = S_min·(1 + B_crit/B) in log space to the runs of one mode, with a profile-likelihood interval.
 
-    log S = log S_min + log(1 + B_crit/B) + u + e, u ~ N(0, τ²) one a batch size, e ~ N(0, σ²) one a run (McCandlish et
-    al. 2018, eq. 2.11, with log-normal errors). u is there because the curve is only nearly right: without it, three
-    seeds at one batch size would count as three confirmations of it. A run that never reached the target enters with
-    the probability of needing more updates than it made, one that reached it within its first epoch with that of
-    needing fewer; u is integrated out.
+    The model is log S = log S_min + log(1 + B_crit/B) + u + e, with one u ~ N(0, τ²) per batch size and one
+    e ~ N(0, σ²) per run (McCandlish et al. 2018, eq. 2.11, with log-normal errors). u allows for a curve that is only
+    approximately right: without it, three seeds at one batch size would confirm the curve three times. A run that never
+    reached the target enters with the probability of needing more updates than it made, and one that reached it within
+    its first epoch with the probability of needing fewer; u is integrated out.
 
     The interval holds every B_crit whose profile log-likelihood is within K/2·log(1 + t²/(K − 2)) of the best, K being
     the number of batch sizes at which the target was reached and t Student's quantile with K − 2 degrees of freedom.
     With one seed and no censoring this is the F-interval of non-linear regression, exact up to curvature; otherwise it
-    is a little too wide. `benchmarks/coverage.py` measures it.
+    it is slightly too wide. `benchmarks/coverage.py` measures it.
 
-    Without a column `updates` (CSVs of the study's five columns) S is known up to the number n of training images,
-    S ≈ epochs·n/B, and n cancels in B_crit; S_min and E_min are then None.
+    Without a column `updates` (CSVs of the study's five columns) S is known up to the number n of training images:
+    S ≈ epochs·n/B. n cancels in B_crit; S_min and E_min are then None.
 
     Args:
         runs: rows of `tables.to_target`, of one mode and one target.
         confidence: of the interval.
 
     Returns:
-        An estimate of None, with reasons, where fewer than three batch sizes reach the target, or where the interval
-        is open on a side: S ∝ 1/B (B_crit may be infinite) or S constant (it may be 0) explains the runs as well. The
-        side that is closed is given. Where B_crit is outside the batch sizes that reach the target, a reason says so.
+        The estimate is None, with reasons, where fewer than three batch sizes reach the target, or where the interval
+        is open on one side, because S ∝ 1/B (B_crit may be infinite) or a constant S (it may be 0) explains the runs as
+        well. A closed side is given. Where B_crit lies outside the batch sizes that reach the target, a reason says so.
     """
     censored = runs["censored"].to_numpy()
     steps, relative = updates_or_bounds(runs)

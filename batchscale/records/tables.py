@@ -26,26 +26,26 @@ class UnreadableRecord(UserError):
 
 
 def to_frame(rows: Iterable[Epoch]) -> pd.DataFrame:
-    """Records as a tidy frame: a row an epoch, columns as in `Epoch`, also when there are none."""
+    """Rows as a tidy frame with the columns of `Epoch`; without rows, an empty frame with these columns."""
     return pd.DataFrame([astuple(row) for row in rows], columns=list(COLUMNS))
 
 
 def to_csv(rows: Iterable[Epoch]) -> str:
-    """Records as CSV text: floats in the shortest form that reads back exactly, NaN as an empty field."""
+    """Rows as CSV text: floats in the shortest form that reads back exactly, NaN as an empty field."""
     return to_frame(rows).to_csv(index=False, lineterminator="\n")
 
 
 def read_csv(path: str | os.PathLike) -> pd.DataFrame:
     """One CSV as a frame with all columns of `Epoch`, exactly as it was written.
 
-    A CSV with the study's five columns alone is read too: `experiment` and `seed` then come from the file's name
-    (`{experiment}_bs{batch_size}_seed{seed}.csv`; seed 0 where it names none) and the other columns are empty. A byte
-    order mark and Windows line ends are accepted. A file is taken as a whole or not at all: nothing is guessed.
+    The study's five columns suffice. `experiment` and `seed` then come from the file's name
+    (`{experiment}_bs{batch_size}_seed{seed}.csv`, by default seed 0), and the other columns are empty. A byte order
+    mark and Windows line ends are accepted. Nothing is guessed: a file is read as a whole or not at all.
 
     Raises:
-        UnreadableRecord: (a UserError) it is not a CSV, lacks one of the five columns or a part of a line, holds
-            something that is not a finite number, an accuracy outside 0-1, epochs other than 1, 2, 3, ... or another
-            batch size than its name says.
+        UnreadableRecord: (a UserError) the file is not a CSV, lacks one of the five columns or part of a line, or holds
+            a value that is not a finite number, an accuracy outside 0-1, epochs other than 1, 2, 3, ... or another
+            batch size than its name.
     """
     path = Path(path)
     header, lines = _read_lines(path)
@@ -129,7 +129,7 @@ def _number(text: str, column: str) -> float | int:
 
 
 def load(data_dir: str | os.PathLike) -> pd.DataFrame:
-    """Every CSV of a folder as one tidy frame: a row an epoch, columns as in `Epoch`, sorted.
+    """Every CSV of a folder as one tidy frame with one row per epoch and the columns of `Epoch`, sorted.
 
     Needs the CSVs alone. An empty or missing folder gives an empty frame with the same columns.
 

@@ -15,7 +15,6 @@ from batchscale import cli
 
 BIN = Path(sys.executable).parent
 SMALL = "--width 0.1 --epochs 1 --warmup-epochs 1 --train-size 1100"
-SMALL_MAKE = "WIDTH=0.1 EPOCHS=1 WARMUP=1 TRAIN_SIZE=600 SEEDS=0 SMALL=32 LARGE=128 WORKERS=1"
 OWN_NETWORK = """from torch import nn
 
 
@@ -31,9 +30,14 @@ def load():
 """
 
 
+def joined(text: str) -> str:
+    """A text whose continued lines are one line each."""
+    return re.sub(r"\\\n\s*", " ", text)
+
+
 def blocks(text: str) -> list[str]:
     """The commands of the indented blocks of a text; a continued line is one command."""
-    lines = re.findall(r"^ {4}(?! )(.*)", re.sub(r"\\\n\s*", "", text), re.MULTILINE)
+    lines = re.findall(r"^ {4}(?! )(.*)", joined(text), re.MULTILINE)
     commands = [line.split("  #")[0].strip() for line in lines]
     return [command for command in commands if re.match(r"\S*(python|make|torchrun|sbatch)\b", command)]
 
@@ -66,10 +70,8 @@ def small(command: str) -> str:
     """The same command, its training made short by flags alone."""
     if command.startswith("sbatch"):  # what it has a machine of the cluster do
         command = shlex.split(command)[-1].replace("$SLURM_ARRAY_TASK_ID", "8")
-    if command == "make study":  # at its full size it takes minutes; test_notebooks.py runs what it calls
-        return f"{command} -n -o .venv/.study"
-    if command.startswith("make study"):
-        return f"{command} {SMALL_MAKE} -o .venv/.study"  # the environment is there already
+    if command.startswith("make"):
+        return command
     if "my_models" in command:
         return f"{command} --epochs 1 --warmup-epochs 1"
     if " train " in command:
@@ -89,6 +91,11 @@ def run(command: str) -> None:
     if Path(program).name == "python":
         assert arguments[:2] == ["-m", "batchscale"]
         assert cli.main(arguments[2:]) == 0, command
+    elif program == "make":  # what it would run, the environment being there, is a command as `--help` shows one
+        dry = [program, "-n", "-o", ".venv/.study", *arguments]
+        done = subprocess.run(dry, capture_output=True, text=True, check=True)
+        (shown,) = [line for line in joined(done.stdout).splitlines() if "-m batchscale" in line]
+        assert isinstance(cli._parse(shlex.split(shown)[3:]), cli.Study)
     else:
         environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
         done = subprocess.run([program, *arguments], env=environment, capture_output=True, text=True, check=False)

@@ -475,7 +475,7 @@ def test_the_committed_results_rank_no_rules_whose_intervals_overlap():
     assert (points[WARM].low or 0) <= points[SCALED].high
     assert (points[SCALED].low or 0) <= points[WARM].high
     headline, said = committed.sections(found)["study"], contents(found)
-    parts = [re.split(r"(?<=\.)\s", headline)]
+    parts = [re.split(r"(?<=\.)\s", headline.replace("- ", ""))]
     parts += [said[key] for key in ("abstract", "accuracy", "effects", "breaking_points", "discussion")]
     about_both = []
     for part in parts:

@@ -190,14 +190,14 @@ def test_settings_in_one_line():
     runs = table(("scaled_lr", 128, 0, [0.5]), ("scaled_lr", 128, 1, [0.5]))
     assert sentences.settings(Study.of(runs)) == "settings not recorded: these CSVs have no sidecars"
     assert sentences.settings(Study.of(runs, sidecars=sidecars(runs))) == (
-        "cifar10, models:CNN at width 0.25, SGD with momentum 0.9, base rate 0.002 at B = 8, fp32"
+        "cifar10, models:CNN at width 0.25, SGD with momentum 0.9, base rate 0.002 at batch size 8, fp32"
     )
     device = {"type": "cpu", "name": "a processor", "threads": 1}
     settings = {"dataset": "digits", "train_size": 100, "momentum": 0.0, "weight_decay": 0.0005, "precision": "bf16"}
     beside = sidecars(runs, device=device, workers=2, **settings)
     assert sentences.settings(Study.of(runs, sidecars=beside)) == (
         "digits (first 100 training images), models:CNN at width 0.25, SGD without momentum but with weight decay "
-        "0.0005, base rate 0.002 at B = 8, bf16, 2 workers on a processor (cpu, 1 thread)"
+        "0.0005, base rate 0.002 at batch size 8, bf16, 2 workers on a processor (cpu, 1 thread)"
     )
     device = {"type": "cuda", "name": "a card", "threads": 8}
     assert sentences.settings(Study.of(runs, sidecars=sidecars(runs, device=device))).endswith("fp32, a card (cuda)")

@@ -39,7 +39,7 @@ def settings(study: Study) -> str:
         f"{study.setting('dataset')}{'' if size is None else f' (first {number(size)} training images)'}",
         f"{study.setting('model')} at width {exact(study.setting('width'))}",
         optimizer + (f" {'and' if momentum else 'but with'} weight decay {exact(decay)}" if decay else ""),
-        f"base rate {exact(study.setting('base_lr'))} at B = {study.setting('reference_batch_size')}",
+        f"base rate {exact(study.setting('base_lr'))} at batch size {study.setting('reference_batch_size')}",
         study.setting("precision"),
     ]
     if study.devices:

@@ -10,7 +10,7 @@ from conftest import CIFAR10, needs_cifar10
 from test_records import HEADER
 
 from batchscale import cli
-from batchscale.records.format import FORMAT
+from batchscale.records.checkpoint import FORMAT
 
 STEM = "baseline_small_bs64_seed0"
 FIVE = "batch_size,epoch,accuracy,generalization_error,running_time"

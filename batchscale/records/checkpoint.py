@@ -8,7 +8,8 @@ from pathlib import Path
 
 from batchscale.errors import UserError, first_line
 from batchscale.experiment import Experiment
-from batchscale.records.format import FORMAT
+
+FORMAT = 2  # of sidecars and checkpoints
 
 
 def read_checkpoint(path: str | os.PathLike) -> tuple[Experiment | None, dict]:

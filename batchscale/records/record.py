@@ -22,9 +22,9 @@ from batchscale.epoch import COLUMNS, Epoch
 from batchscale.errors import UserError, first_line
 from batchscale.experiment import Experiment
 from batchscale.records import provenance
+from batchscale.records.checkpoint import FORMAT
 from batchscale.records.checkpoint import load as load_checkpoint
 from batchscale.records.files import keep_copy, remove, rename, require_writable, set_aside, write_whole
-from batchscale.records.format import FORMAT
 from batchscale.records.tables import UnreadableRecord, read_csv, to_csv
 
 # Fields that may change when a run is continued: how far and where it is trained, not what is trained.

@@ -1,3 +1,0 @@
-"""The format version of sidecars and checkpoints."""
-
-FORMAT = 2

@@ -89,12 +89,12 @@ def checkpoint(tmp_path_factory):
     """Of a run stopped after an epoch, and the record that it left."""
     folder = tmp_path_factory.mktemp("unfinished")
     experiment = Experiment(batch_size=64, dataset="digits", width=0.25, train_size=640, epochs=3, precision="bf16")
-    training, keeper = Training(experiment, datasets.load("digits")), Record(experiment, folder)
-    keeper.start()
+    training, kept = Training(experiment, datasets.load("digits")), Record(experiment, folder)
+    kept.start()
     record = next(training.epochs())
-    keeper.add(record, training.state_dict())
+    kept.add(record, training.state_dict())
     torch.save(training.model.state_dict(), folder / "weights.pt")
-    return keeper.checkpoint, record
+    return kept.checkpoint, record
 
 
 def noise_scale(capsys, *arguments) -> dict:

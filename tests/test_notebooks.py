@@ -16,7 +16,7 @@ from conftest import PROJECT
 from kills import Run
 from test_files import wait_until
 
-from batchscale import cli, sweeps
+from batchscale import sweeps
 from batchscale.analysis import plots
 from batchscale.experiment import LARGE_BATCH_SIZES, SEEDS, SMALL_BATCH_SIZES, Experiment
 from batchscale.modes import MODES
@@ -149,40 +149,6 @@ def papermill(notebook: Path, out: Path, cwd: Path, **parameters) -> nbformat.No
 
 def text(notebook) -> str:
     return json.dumps([cell.get("outputs", []) for cell in notebook.cells])
-
-
-def test_the_study_on_digits(tmp_path, capfd):
-    """make study, small: records, figures and executed notebooks."""
-    out = tmp_path / "out"
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
-    command = ["study", "--out", str(out), *flags, "--small", "16", "32", "--large", "64", "--seeds", "0", "1"]
-    assert cli.main(command) == 0
-    printed = capfd.readouterr().out
-    assert "scaled_lr B=64 seed 1: complete, 2 epochs" in printed
-    table = load(out)
-    assert len(table) == 2 * (2 * 2 + 3 * 2)
-    assert set(table["experiment"]) == set(MODES)
-    story = {
-        "threshold",
-        "base_rate",
-        "scaled_rate",
-        "warm_up",
-        "effects",
-        "critical_batch_size",
-        "breaking_points",
-        "time",
-    }
-    assert {path.stem for path in (out / "figures").iterdir()} == {
-        *MODES,
-        *story,
-        "against_batch_size",
-        "against_epoch",
-    }
-    for name in (*notebooks.TRAINING, notebooks.RESULTS):
-        executed = nbformat.read(out / f"{name}.ipynb", as_version=4)
-        assert "image/png" in text(executed)
-        assert not [output for cell in executed.cells for output in cell.get("outputs", []) if output == "error"]
-        assert "widget-view" not in text(executed)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows cannot interrupt a process")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from batchscale.analysis import sentences, tables
 from batchscale.analysis.breaking_point import CURRENCIES, accuracy_losses
 from batchscale.analysis.findings import Findings, ModeFindings, ToTarget
-from batchscale.analysis.reasons import Reason, together
+from batchscale.analysis.reasons import grouped
 from batchscale.analysis.words import UNDETERMINED, count, exact, interval, listed, number, percent, sentence
 from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, WIDTH, Experiment
 from batchscale.modes import Mode
@@ -229,11 +229,8 @@ def _cell(row) -> str:
 
 def _open(mode: ModeFindings) -> list[str] | None:
     """A mode's label with the reasons behind what the table of verdicts leaves open or qualifies."""
-    alike: dict[tuple[Reason, ...], list[str]] = {}
-    for currency in CURRENCIES:
-        alike.setdefault(mode.breaking_points[currency].reasons, []).append(currency)
-    alike.setdefault(mode.critical.reasons, []).append("critical batch size")
-    said = [f"{listed(whats)}: {together(reasons)}" for reasons, whats in alike.items() if reasons]
+    reasons = {currency: mode.breaking_points[currency].reasons for currency in CURRENCIES}
+    said = grouped(reasons | {"critical batch size": mode.critical.reasons})
     return [mode.mode.label, f"{'; '.join(said)}."] if said else None
 
 

@@ -9,13 +9,12 @@ Pure functions: no files, no clock.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from batchscale.analysis import tables
 from batchscale.analysis.breaking_point import (
-    CURRENCIES,
     BreakingPoint,
     accuracy_losses,
     in_accuracy,
@@ -152,6 +151,11 @@ class Findings:
         return self.to_target.target
 
     @property
+    def pareto(self) -> pd.DataFrame:
+        """The rows of `frontier` that no other combination dominates."""
+        return self.frontier[~self.frontier["dominated"].astype(bool)]
+
+    @property
     def batch_sizes(self) -> list[int]:
         """All recorded ones, from small to large."""
         return sorted(map(int, self.study.runs["batch_size"].unique()))
@@ -197,11 +201,14 @@ def to_target(study: Study, target: float | None) -> ToTarget:
     noise = tables.noise_scales(below)
     modes = [mode for mode in study.modes.values() if mode.role == "compared"]
     curves = {mode.name: tables.curve(runs, mode) for mode in modes}
+    critical = {name: critical_batch_size(curve) for name, curve in curves.items()}
+    if target is None:  # nothing was looked for, so nothing was found
+        critical = {name: replace(fit, reasons=(Reason.of("no target"),)) for name, fit in critical.items()}
     return ToTarget(
         target=target,
         runs=runs,
         curves=curves,
-        critical={name: critical_batch_size(curve) for name, curve in curves.items()},
+        critical=critical,
         noise_scales={mode.name: NoiseScale.of(tables.curve(noise, mode)) for mode in modes},
     )
 
@@ -213,14 +220,12 @@ def _mode(
     losses = accuracy_losses(own, found, failed)
     behind = pd.concat([own[tables.RUN], pd.DataFrame(failed, columns=tables.RUN)] if failed else [own[tables.RUN]])
     curve, critical = at.curves[mode.name], at.critical[mode.name]
+    time = in_time(curve)
     points = {
         "accuracy": in_accuracy(losses, found, [*(found.records if found else ()), *tables.stems(behind)]),
         "updates": in_updates(curve, critical),
-        "time": in_time(curve),
+        "time": time if at.target is not None else BreakingPoint.unknown(Reason.of("no target"), time.records),
     }
-    if at.target is None:  # nothing was looked for, so nothing was found
-        unknown = Reason.of("no target")
-        points |= {currency: BreakingPoint.unknown(unknown, points[currency].records) for currency in CURRENCIES[1:]}
     return ModeFindings(
         mode=mode,
         losses=losses,

@@ -4,7 +4,6 @@ import math
 from dataclasses import asdict
 
 import numpy as np
-import pandas as pd
 
 from batchscale.analysis import tables
 from batchscale.analysis.breaking_point import CURRENCIES
@@ -104,22 +103,21 @@ def _mode(mode: ModeFindings, found: Findings) -> dict:
             "reasons": {currency: together(points[currency].reasons) for currency in CURRENCIES},
             "records": {currency: points[currency].records for currency in CURRENCIES},
         },
-        "critical_batch_size": critical(mode.critical)
-        | ({"reason": Reason.of("no target")} if found.target is None else {}),
+        "critical_batch_size": _critical(mode.critical),
         "batch_sizes": _batch_sizes(mode, found),
         "regimes": mode.regimes.to_dict("records"),
-        "noise_scale": noise_scale(mode.noise_scale),
+        "noise_scale": _noise_scale(mode.noise_scale),
         "sentence": accuracy(mode, found.threshold),
     }
 
 
-def critical(fit: CriticalBatchSize) -> dict:
+def _critical(fit: CriticalBatchSize) -> dict:
     """A fit, its reasons in one line."""
     values = {name: value for name, value in vars(fit).items() if name != "reasons"}
     return values | {"reason": together(fit.reasons)}
 
 
-def noise_scale(noise: NoiseScale | None) -> dict | None:
+def _noise_scale(noise: NoiseScale | None) -> dict | None:
     """Median and range over the runs of a mode."""
     if noise is None:
         return None
@@ -141,7 +139,5 @@ def _batch_sizes(mode: ModeFindings, found: Findings) -> list[dict]:
 
 
 def _effect(effect: Effect) -> dict:
-    differences: pd.DataFrame = effect.differences
-    rows = [row | {"reason": row["reason"] or None} for row in differences.to_dict("records")]
     names = {"effect": effect.name, "of": effect.of.name, "over": effect.over.name}
-    return names | {"batch_sizes": rows, "reason": effect.reason}
+    return names | {"batch_sizes": effect.differences.to_dict("records"), "reason": effect.reason}

@@ -353,7 +353,7 @@ def frontier(ax: Axes, found: Findings) -> None:
             if len(points):
                 shown = None if is_named else label
                 ax.plot(points["running_time"], points["accuracy"], label=shown, markersize=6, **style)
-    best = table[~is_below]
+    best = found.pareto
     if best.empty:
         _nothing(ax, "no finished runs" if found.finals.empty else "no times of runs that do better than guessing")
     else:

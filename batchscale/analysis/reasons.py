@@ -4,7 +4,7 @@ reason = Reason.of("too few pairs", pairs=1)
 str(reason)                                  # "1 pair of equal seeds, where two are needed"
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from batchscale.analysis.words import count, listed, number, points
@@ -45,6 +45,14 @@ def _instead(differing: tuple[tuple, ...]) -> str:
 def together(reasons: tuple[Reason, ...]) -> str | None:
     """Reasons in one line; None for none."""
     return "; ".join(map(str, reasons)) or None
+
+
+def grouped(reasons: Mapping[str, tuple[Reason, ...]]) -> list[str]:
+    """`what: reasons`, by what they are the reasons of; things with the same reasons share a line."""
+    alike: dict[tuple[Reason, ...], list[str]] = {}
+    for what, why in reasons.items():
+        alike.setdefault(why, []).append(what)
+    return [f"{listed(whats)}: {together(why)}" for why, whats in alike.items() if why]
 
 
 WORDING: dict[str, Callable[..., str]] = {

@@ -25,6 +25,7 @@ from batchscale.analysis.words import (
     points,
     sentence,
     sizes_at,
+    upwards,
 )
 from batchscale.records.study import Study
 
@@ -195,7 +196,7 @@ def noise_scales(found: Findings) -> list[str]:
             beside += f"; the median lies {where} the interval of the critical batch size"
         sentences.append(
             f"Under {phrase} the gradient noise scale has a median of {count(noise.median, 'image')} and ranges from "
-            f"{number(noise.low)} {_upwards(noise.high)} over the epochs and runs{beside}."
+            f"{upwards(noise.low, noise.high)} over the epochs and runs{beside}."
         )
     if missing:
         whom = f" under {listed(missing)}" if sentences else ""
@@ -263,7 +264,7 @@ def time(found: Findings) -> list[str]:
 def frontier(found: Findings) -> list[str]:
     """The Pareto frontier of accuracy and time."""
     rows = found.frontier
-    best = rows[~rows["dominated"].astype(bool)]
+    best = found.pareto
     if best.empty:
         what = "is finished" if found.finals.empty else "that does better than guessing has a recorded time"
         return [f"No run {what}, so accuracy cannot be compared with time."]
@@ -345,7 +346,3 @@ def _kept(point: BreakingPoint) -> str:
 
 def _surely_further(ours: BreakingPoint, theirs: BreakingPoint) -> bool:
     return ours.low is not None and theirs.high is not None and ours.low > theirs.high
-
-
-def _upwards(high: float | None) -> str:
-    return "upwards" if high is None else f"to {number(high)}"

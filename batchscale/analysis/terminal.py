@@ -7,9 +7,9 @@ from batchscale.analysis import sentences
 from batchscale.analysis.breaking_point import CURRENCIES
 from batchscale.analysis.findings import Effect, Findings, ModeFindings
 from batchscale.analysis.projection import MEANING, Projection, Scaling, WorkerTime
-from batchscale.analysis.reasons import Reason, together
+from batchscale.analysis.reasons import grouped, together
 from batchscale.analysis.threshold import Threshold
-from batchscale.analysis.words import UNDETERMINED, count, interval, listed, number, percent, points, signed
+from batchscale.analysis.words import UNDETERMINED, count, interval, listed, number, percent, points, signed, upwards
 
 _INDENT = "    "
 
@@ -26,7 +26,7 @@ def text(found: Findings, width: int = 80) -> str:
     parts += sentences.comparison(found)
     for effect in found.effects if found.modes else ():
         parts.append(_effect(effect))
-    best = found.frontier[~found.frontier["dominated"].astype(bool)]
+    best = found.pareto
     if len(best):
         shown = "; ".join(
             f"{row.experiment} {row.batch_size} ({percent(row.accuracy)}, {number(row.running_time)} s)"
@@ -52,7 +52,7 @@ def projection_text(projection: Projection, width: int = 80) -> str:
             parts.append(f"{mode.mode.name}: {mode.reason}")
             continue
         parts.append(_workers(mode.mode.name, mode.scalings))
-        parts += _grouped({label: scaling.reasons for label, scaling in mode.scalings.items()})
+        parts += _items(grouped({label: scaling.reasons for label, scaling in mode.scalings.items()}))
     if any(mode.reason is None for mode in projection.modes.values()):
         parts.append(MEANING)
     parts += [f"Note: {remark}" for remark in projection.remarks]
@@ -91,25 +91,20 @@ def _table(found: Findings) -> str:
 def _mode(mode: ModeFindings, found: Findings) -> list[str]:
     parts = [f"{mode.mode.name}: {sentences.accuracy(mode, found.threshold)}"]
     reasons = {f"breaking point in {currency}": mode.breaking_points[currency].reasons for currency in CURRENCIES}
-    reasons["critical batch size"] = mode.critical.reasons if found.target is not None else (Reason.of("no target"),)
+    reasons["critical batch size"] = mode.critical.reasons
     if mode.breaking_points["accuracy"].batch_size is None and len(mode.losses) and found.threshold:
         del reasons["breaking point in accuracy"]  # the sentence says it
-    parts += _grouped(reasons)
+    parts += _items(grouped(reasons))
     noise = mode.noise_scale
     if noise is not None:
-        upwards = "upwards" if noise.high is None else f"to {number(noise.high)}"
         middle = "no median" if noise.median is None else f"median {count(noise.median, 'image')}"
         also = f"; {together(noise.reasons)}" if noise.reasons else ""
-        parts.append(f"  - noise scale: {middle}, from {number(noise.low)} {upwards} over epochs and runs{also}")
+        parts.append(f"  - noise scale: {middle}, from {upwards(noise.low, noise.high)} over epochs and runs{also}")
     return parts
 
 
-def _grouped(reasons: dict[str, tuple[Reason, ...]]) -> list[str]:
-    """A line per set of reasons, which may be that of several things."""
-    alike: dict[tuple[Reason, ...], list[str]] = {}
-    for what, why in reasons.items():
-        alike.setdefault(why, []).append(what)
-    return [f"  - {listed(whats)}: {together(why)}" for why, whats in alike.items() if why]
+def _items(lines: list[str]) -> list[str]:
+    return [f"  - {line}" for line in lines]
 
 
 def _effect(effect: Effect) -> str:

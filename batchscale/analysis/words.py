@@ -35,6 +35,15 @@ def interval(low: float | None, high: float | None) -> str:
     return f"≥ {number(low)}" if high is None else f"{number(low)}–{number(high)}"
 
 
+def upwards(low: float, high: float | None) -> str:
+    """A range that may be open above.
+
+    >>> upwards(190, 764), upwards(4.81, None)
+    ('190 to 764', '4.81 upwards')
+    """
+    return f"{number(low)} upwards" if high is None else f"{number(low)} to {number(high)}"
+
+
 def percent(value: float, deviation: float | None = None) -> str:
     """A fraction as a percentage with one digit, and its standard deviation where there is one.
 

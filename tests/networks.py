@@ -112,3 +112,116 @@ def data_of_words():
 def data_with_negative_labels():
     images = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
     return images, torch.tensor([0, 1, -1, 2]), images, torch.tensor([0, 1, 2, 3])
+
+
+class StochasticDepth(nn.Module):
+    """A block with batch norm that half of the micro-batches skip, so that it has no gradient in some updates."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, stride=4)
+        self.block = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.last = nn.Linear(8, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        values = self.first(images)
+        if not self.training or torch.rand(()) < 0.5:
+            values = values + self.block(values)
+        return self.last(values.mean(dim=(2, 3)))
+
+
+class Awkward(StochasticDepth):
+    """It also has a norm in eval mode, one that is used twice, a head without a gradient, and an int16 buffer."""
+
+    def __init__(self, num_classes: int):
+        super().__init__(num_classes)
+        self.frozen, self.twice, self.unused = nn.BatchNorm2d(3), nn.BatchNorm2d(8), nn.Linear(8, 5)
+        self.instance = nn.InstanceNorm2d(8, track_running_stats=True)
+        nn.init.constant_(self.frozen.running_mean, 0.5)
+        nn.init.constant_(self.frozen.running_var, 2)
+        self.register_buffer("steps", torch.zeros(2, dtype=torch.int16))
+        self.double()
+
+    def train(self, mode: bool = True) -> None:  # as many override it: without a result
+        super().train(mode)
+        self.frozen.eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        values = self.twice(self.twice(self.first(self.frozen(images.double()))))
+        if not self.training or torch.rand(()) < 0.5:
+            values = values + self.block(self.instance(values))
+        return self.last(values.mean(dim=(2, 3)))
+
+
+class JoinsLate(nn.Module):
+    """A block that takes part from the sixth update on; the passes of an evaluation do not count."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.passes, self.block, self.last = 0, nn.Linear(3072, num_classes), nn.Linear(3072, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        images = images.flatten(1)
+        return self.last(images) + (self.block(images) if self.passes > 5 else 0)
+
+
+class Remembers(nn.Module):
+    """Replaces a buffer, keeps tensors of earlier passes, and counts in attributes and in a list."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.last, self.seen, self.cache = nn.Linear(3072, num_classes), [], {}
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.scale = self.scale * 0.99
+        self.seen.append(len(images))
+        if len(images) not in self.cache:
+            self.cache[len(images)] = torch.full((len(images), 1), 1 + 0.1 * len(self.seen))
+        return self.last(images.flatten(1)) * self.scale * self.cache[len(images)]
+
+
+class LeNet(nn.Module):
+    """The network of a hundred tutorials, with `view`."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 6, 5), nn.Linear(6 * 14 * 14, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        values = nn.functional.max_pool2d(self.conv(images).relu(), 2)
+        return self.last(values.view(len(images), -1))
+
+
+class ViewInTraining(LeNet):
+    """`view` in a branch that only training takes."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            return super().forward(images)
+        return self.last(nn.functional.max_pool2d(self.conv(images).relu(), 2).flatten(1))
+
+
+class Volume(nn.Module):
+    """A three-dimensional convolution, whose weights have no channels-last layout."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.conv, self.last = nn.Conv3d(1, 2, 3), nn.LazyLinear(num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(self.conv(images[:, None]).mean(dim=2).flatten(1))
+
+
+class PlainList(nn.Module):
+    """Layers that no module has registered."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.layers = [nn.Flatten(), nn.Linear(3072, num_classes)]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            images = layer(images)
+        return images

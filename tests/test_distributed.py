@@ -2,12 +2,15 @@
 
 import contextlib
 import copy
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +28,7 @@ from batchscale.records.tables import load
 from batchscale.sweeps import torchrun
 from batchscale.training import datasets, loop
 from batchscale.training.loop import Training
-from batchscale.training.workers import Group, RunningStatistics, WorkerLost, is_lost
+from batchscale.training.workers import Group, SharedNetwork, WorkerLost, is_lost
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
@@ -59,6 +62,7 @@ def train(group: Group, run_of: Experiment, file: Path, pulse: float) -> None:
     [
         (2, 0.1, 12, 1e-5, {}),
         (3, 0, 4, 1e-9, {"model": "networks:InDouble", "micro_batch_size": 4, "train_size": 480}),
+        (2, 0.1, 6, 1e-9, {"model": "networks:Awkward", "micro_batch_size": 6, "width": 1}),
     ],
 )
 def test_weights_and_accuracy_equal_those_of_one_process(tmp_path, monkeypatch, count, pulse, micro, tolerance, fields):
@@ -75,14 +79,14 @@ def test_weights_and_accuracy_equal_those_of_one_process(tmp_path, monkeypatch, 
     alone, losses = Training(replace(run_of, micro_batch_size=micro), datasets.load("digits")), {}
     (row,) = alone.epochs(lambda progress: losses.update({progress.images: progress.loss}))
     torch.set_num_threads(threads)
-    assert alone.updates == group["state"]["updates"] == (20 if fields else 62)
+    assert alone.updates == group["state"]["updates"] == (20 if "train_size" in fields else 62)
     assert len(group["losses"]) == 19 if pulse == 0 else 1 < len(group["losses"]) < 61
     assert group["losses"] == pytest.approx({images: losses[images] for images in group["losses"]}, rel=1e-5)
     for (name, ours), theirs in zip(alone.model.state_dict().items(), group["state"]["model"].values(), strict=True):
         torch.testing.assert_close(theirs, ours, atol=tolerance, rtol=10 * tolerance if "running" in name else 0)
     assert group["rows"][0]["accuracy"] == row.accuracy
     assert group["rows"][0]["train_loss"] == pytest.approx(row.train_loss, rel=1e-4)
-    assert group["rows"][0]["noise_scale"] == pytest.approx(row.noise_scale, rel=1e-2)
+    assert group["rows"][0]["noise_scale"] == pytest.approx(row.noise_scale, rel=1e-2, nan_ok=True)
     assert group["state"]["ghost_batches"] == [(0, micro)]
 
 
@@ -129,38 +133,54 @@ def test_evaluation_is_shared_exactly(tmp_path):
     assert loss == pytest.approx(-(2 * right[0] + right[1]).item() / 3, rel=1e-6)
 
 
-class Sums(Group):
-    """A worker of a group in one process. It collects the values to sum, and the test adds them."""
+class InTurn(Group):
+    """Workers of one process, each in a thread: `gather` and `all_reduce` wait for all of them."""
 
-    def __init__(self, rank, count):
+    def __init__(self, rank, count, barrier, given):
         super().__init__(rank, count)
-        self.given = []
+        self.wait, self.given = barrier.wait, given
+
+    def gather(self, values):
+        self.given[self.rank] = values.clone()
+        self.wait()
+        everyone = torch.stack([self.given[rank] for rank in range(self.count)])
+        self.wait()
+        return everyone
 
     def all_reduce(self, values):
-        self.given.append(values.clone())
-        return values
+        return values.copy_(self.gather(values).sum(dim=0))
 
 
 def test_running_statistics_equal_those_of_all_micro_batches_in_turn():
+    """Two workers' passes differ in number, from update to update, and one norm is in eval mode now and then."""
     generator = torch.Generator().manual_seed(0)
-    batches = torch.randn(5, 3, 2, 8, 4, generator=generator)  # update, worker, micro-batch, image, channel
-    alone = nn.BatchNorm1d(4, momentum=0.3)
-    alone(torch.randn(8, 4, generator=generator))
-    groups = [Sums(rank, 3) for rank in range(3)]
-    norms = [copy.deepcopy(alone) for _ in groups]
-    for update in batches:
-        for micro_batch in update.flatten(0, 1):
-            alone(micro_batch)
-    for rank, (group, norm) in enumerate(zip(groups, norms, strict=True)):
-        statistics = RunningStatistics(norm, group)
-        statistics.split()
-        for update in batches:
-            statistics.before_update(micro_batches=2)
-            for micro_batch in update[rank]:
-                norm(micro_batch)
-        statistics.merge()
-    for place, expected in enumerate((alone.running_mean, alone.running_var, alone.num_batches_tracked)):
-        torch.testing.assert_close(sum(group.given[place] for group in groups), expected)
+    batches = torch.randn(5, 3, 2, 8, 4, generator=generator, dtype=torch.float64)  # update, worker, micro-batch, ...
+    passes = torch.randint(0, 3, (5, 3), generator=generator)
+    assert passes.unique().tolist() == [0, 1, 2]
+    alone = nn.BatchNorm1d(4, momentum=0.3).double()
+    alone(torch.randn(8, 4, generator=generator, dtype=torch.float64))
+    norms = [copy.deepcopy(alone) for _ in range(3)]
+
+    def see(norm, update, worker):
+        for number, micro_batch in enumerate(batches[update, worker]):
+            norm.train(number < int(passes[update, worker]))
+            norm(micro_batch)
+
+    def work(group, norm):
+        shared = SharedNetwork(norm, group)
+        for update in range(5):
+            shared.before_update()
+            see(norm, update, group.rank)
+            shared.combine()
+
+    barrier, given = threading.Barrier(3, timeout=60), {}
+    groups = [InTurn(rank, 3, barrier, given) for rank in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(work, groups, norms))
+    for update, worker in itertools.product(range(5), range(3)):
+        see(alone, update, worker)
+    for norm in norms:
+        torch.testing.assert_close(norm.state_dict(), alone.state_dict())
 
 
 def test_the_clock_waits_for_the_slowest_worker(monkeypatch):
@@ -193,7 +213,7 @@ def test_workers_that_cannot_share(monkeypatch, fields, group, message):
 
 def test_cumulative_averages_cannot_be_shared():
     with pytest.raises(UserError, match="momentum=None, which several workers cannot share"):
-        RunningStatistics(nn.BatchNorm1d(3, momentum=None), Group(0, 2))
+        SharedNetwork(nn.BatchNorm1d(3, momentum=None), Group(0, 2))
 
 
 def test_a_lost_connection_is_distinguished_from_other_errors():
@@ -203,6 +223,9 @@ def test_a_lost_connection_is_distinguished_from_other_errors():
     assert is_lost(error)
     assert str(WorkerLost(error)).startswith("lost a worker (Connection closed by peer [127.0.0.1]:57); start again")
     assert not is_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    message = "the workers cannot exchange a message: RuntimeError: Invalid scalar type"
+    with pytest.raises(UserError, match=message), Group(0, 2).communicating():
+        raise RuntimeError("Invalid scalar type")
 
 
 @pytest.mark.parametrize("say", [lambda ours: ours.broadcast(True), lambda ours: ours.barrier()])
@@ -236,9 +259,6 @@ def test_worker_0_is_lost_between_two_trainings_or_within_one(monkeypatch, tasks
             if not tasks:
                 raise WorkerLost(RuntimeError("Connection closed by peer"))
             return tasks.pop()
-
-        def replicate(self, model):
-            return self.broadcast(None)
 
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     assert torchrun._follow(Follower(1, 2)) == code

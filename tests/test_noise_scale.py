@@ -43,7 +43,8 @@ def of_gradients(gradients, micro_batch_size, blocks=None) -> Estimate:
     sums = np.stack([part.sum(axis=0) for part in parts])
     return estimate(
         [np.square(part).sum() for part in parts],
-        sums @ sums.T,
+        np.square(sums).sum(axis=1),
+        sums @ sums.sum(axis=0),
         [len(part) for part in parts],
         micro_batch_size=micro_batch_size,
     )
@@ -116,6 +117,7 @@ def test_recovers_a_known_covariance_within_its_standard_error(micro_batches, mi
                 random_seed=0,
                 micro_batches=micro_batches,
                 micro_batch_size=micro_batch_size,
+                with_standard_error=True,
             )
         )
     for values, truth in (
@@ -158,7 +160,8 @@ def test_not_measurable(value):
 
 def test_gradients_whose_sum_overflows_are_not_measurable():
     """|Σg|² grows with M² and overflows before Σ|g|² does: 𝒢² is infinite, 𝒮 is not."""
-    assert math.isnan(estimate([1.0, 1.0, 1.0], np.full((3, 3), math.inf), [1, 1, 1], micro_batch_size=1).noise_scale)
+    products = [math.inf] * 3
+    assert math.isnan(estimate([1.0, 1.0, 1.0], products, products, [1, 1, 1], micro_batch_size=1).noise_scale)
     assert not Estimate(math.inf, 0.0, math.nan, 1, 2).is_measurable
 
 
@@ -175,8 +178,7 @@ def test_gradients_that_cancel_are_not_measurable():
 )
 def test_gradients_that_are_not_finite_are_not_measurable(square, product):
     """Without a warning, which would fail the test."""
-    inner_products = [[square, product, 1], [product, 1, 1], [1, 1, 1]]
-    found = estimate([square, 1, 1], inner_products, [1, 1, 1], micro_batch_size=1)
+    found = estimate([square, 1, 1], [square, 1, 1], [product, product, 3], [1, 1, 1], micro_batch_size=1)
     assert math.isnan(found.noise_scale)
     assert math.isnan(found.standard_error)
 
@@ -272,6 +274,7 @@ def of_order(small_network, order, micro_batch_size) -> Estimate:
         random_seed=0,
         micro_batches=len(order) // micro_batch_size,
         micro_batch_size=micro_batch_size,
+        with_standard_error=True,
     )
 
 
@@ -344,7 +347,13 @@ def loss_of(model, data):
 def test_equals_a_plain_loop_in_train_mode(cnn, digits, micro_batches):
     order = torch.randperm(1500, generator=torch.Generator().manual_seed(1))
     found = measure(
-        cnn.eval(), loss_of(cnn, digits), order, random_seed=7, micro_batches=micro_batches, micro_batch_size=16
+        cnn.eval(),
+        loss_of(cnn, digits),
+        order,
+        random_seed=7,
+        micro_batches=micro_batches,
+        micro_batch_size=16,
+        with_standard_error=True,
     )
     plain = copy.deepcopy(cnn).train()
     torch.manual_seed(7)
@@ -439,7 +448,9 @@ def test_parameters_that_are_frozen_or_unused_do_not_count():
     examples = torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1
 
     def measured():
-        return measure(model, lambda part: model(examples[part]), torch.arange(40), random_seed=0)
+        return measure(
+            model, lambda part: model(examples[part]), torch.arange(40), random_seed=0, with_standard_error=True
+        )
 
     alone = measured()
     model.unused = nn.Linear(2, 2)
@@ -465,17 +476,17 @@ def test_refuses_batch_sizes(small, big):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([1.0], [[1.0]], [1]), r"micro_batches is \[1\]"),
-        (([1.0, 0.0], np.ones((2, 2)), [2, 0]), r"micro_batches is \[2, 0\]"),
-        (([1.0, 1.0], np.ones((2, 3)), [1, 1]), r"inner_products \(2, 3\)"),
-        (([1.0], np.ones((2, 2)), [1, 1]), r"squared_norms \(1,\)"),
+        (([1.0], [1.0], [1.0], [1]), r"micro_batches is \[1\]"),
+        (([1.0, 0.0], np.ones(2), np.ones(2), [2, 0]), r"micro_batches is \[2, 0\]"),
+        (([1.0, 1.0], np.ones(2), np.ones((2, 2)), [1, 1]), r"inner_products \(2, 2\)"),
+        (([1.0], np.ones(2), np.ones(2), [1, 1]), r"squared_norms \(1,\)"),
     ],
 )
 def test_refuses_sums(arguments, message):
     with pytest.raises(ValueError, match=message):
         estimate(*arguments, micro_batch_size=2)
     with pytest.raises(ValueError, match="small_batch_size is 0"):
-        estimate([1.0, 1.0], np.ones((2, 2)), [1, 1], micro_batch_size=0)
+        estimate([1.0, 1.0], np.ones(2), np.ones(2), [1, 1], micro_batch_size=0)
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,9 @@ from batchscale.experiment import Experiment
 from batchscale.training import memory, noise_scale, randomness
 from batchscale.training.datasets import TRAIN_ACCURACY_IMAGES, Dataset
 from batchscale.training.device import autocast, configure, select_device, synchronize
-from batchscale.training.network import build_model
-from batchscale.training.workers import Group, RunningStatistics, WorkerLost, is_lost
+from batchscale.training.network import build_model, prepare, unchanged
+from batchscale.training.optimizers import begin_momentum, build_optimizer
+from batchscale.training.workers import Group, SharedNetwork, WorkerLost, is_lost
 
 EVALUATION_BATCH_SIZE = 250  # as fast as any other from 100 to 1000, or slightly faster
 PULSE_SECONDS = 0.25  # training time between two calls of `between_updates`
@@ -54,6 +55,7 @@ class Training:
 
     Attributes:
         updates: optimizer updates completed.
+        memory_format: of the images that the network takes, see `network.prepare`.
         images_at_once: largest number of images in one forward pass, of `training` and of `evaluation`; see `limit`.
         ghost_batches: pairs (update, micro_batch_size): the initial size, and each smaller one with its first update.
         running_time: seconds of training so far, excluding evaluation and everything between two epochs.
@@ -74,8 +76,9 @@ class Training:
         configure(self.device, experiment.precision)
         model = build_model(experiment, data) if model is None else model
         try:
-            self.model = model.to(self.device, memory_format=torch.channels_last)
-            self.data = data.to(self.device)
+            self.model, self.data = model, data.to(self.device)
+            self.model.to(self.device)
+            self.memory_format = prepare(self.model, experiment, self.data)
         except (RuntimeError, MemoryError) as error:
             if not memory.is_out_of_memory(error):
                 raise
@@ -83,16 +86,9 @@ class Training:
                 f"device is {self.device}, which has no room for the network and the images ({memory.reason(error)}); "
                 f"use a smaller network or another device"
             ) from None
-        self._replica = self.model  # what is trained; replicated in `epochs`, once all workers are ready
         self._autocast = functools.partial(autocast, self.device, experiment.precision)
-        self._statistics = RunningStatistics(self.model, self.group)
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            lr=experiment.base_lr,
-            momentum=experiment.momentum,
-            weight_decay=experiment.weight_decay,
-            fused=self.device.type in ("cpu", "cuda"),  # one pass over the parameters instead of three
-        )
+        self._shared = SharedNetwork(self.model, self.group)
+        self.optimizer = build_optimizer(self.model, experiment)
         # In fp16 small gradients would vanish. An update whose scaled gradients overflow is skipped, but counted.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=experiment.precision == "fp16")
         self._share = experiment.batch_size // self.group.count  # this worker's images of a minibatch
@@ -123,26 +119,28 @@ class Training:
             self.ghost_batches = [pair for pair in self.ghost_batches if pair[0] < self.updates]
             self.ghost_batches.append((self.updates, self.micro_batch_size))
 
-    def epochs(self, between_updates: Callable[[Progress], None] | None = None) -> Iterator[Epoch]:
+    def epochs(
+        self, between_updates: Callable[[Progress], None] | None = None, *, with_noise_scale: bool = True
+    ) -> Iterator[Epoch]:
         """Train from the current position to the end of the experiment, and yield one row per epoch.
 
         `between_updates` is called a few times per second between two updates, while the clock is stopped. It may raise
         to stop the training, which another call of `epochs` or a `state_dict` continues. Among several workers only
         worker 0 may stop, in `between_updates` or by closing the iterator; the iterators of the others then end. A loss
-        that is not finite ends the iterator and sets `diverged`; its epoch yields no row.
+        that is not finite ends the iterator and sets `diverged`; its epoch yields no row. Without the noise scale the
+        rows have NaN in its place, and an epoch needs memory for two gradients less.
 
         Raises:
             memory.OutOfMemory: in the middle of an update. Discard this object, and continue from a saved state.
             UserError: the network failed (the message names the place) or, as `WorkerLost`, another worker did.
         """
-        if self._replica is self.model:
-            self._replica = self.group.replicate(self.model)
+        self._shared.begin()
         while not self.diverged and self.updates < self.experiment.epochs * self.updates_per_epoch:
             epoch = self.updates // self.updates_per_epoch + 1
             self.group.in_step = False
             if not self._train_epoch(epoch, between_updates):
                 return
-            row = None if self.diverged else self._row(epoch)
+            row = None if self.diverged else self._row(epoch, with_noise_scale)
             self.group.in_step = True
             self.diverged = row is None or not math.isfinite(row.train_loss + row.test_loss)
             if self.diverged:
@@ -184,6 +182,7 @@ class Training:
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            begin_momentum(self.optimizer)  # which an older version did not save for every parameter
             self.scaler.load_state_dict(state.get("scaler", {}))
         except (RuntimeError, ValueError) as error:
             reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
@@ -235,7 +234,6 @@ class Training:
         One process pulses every PULSE_SECONDS; workers, whose clocks differ, pulse together after update `pulse`.
         """
         size, alone, is_due = self.experiment.batch_size, self.group.count == 1, False
-        self._statistics.split()
         started = self._clock()
         while self.updates < end and not is_due:
             first = self.updates % self.updates_per_epoch * size
@@ -280,18 +278,21 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         share = indices[self.group.share(len(indices))]
         parts = share.split(self.micro_batch_size)
-        self._statistics.before_update(len(parts))
+        self._shared.before_update()
         for number, part in enumerate(parts, start=1):
             if len(share) < len(indices) or len(parts) > 1:
                 # A micro-batch has the same dropout, whichever worker computes it.
                 place = self.group.rank * len(parts) + number
                 randomness.seed_generators(randomness.micro_batch_seed(self.experiment.seed, self.updates, place))
             images, labels = self.data.batch(part)
-            with self.group.accumulating(self._replica, is_last=number == len(parts)):
-                with self._autocast():
-                    loss = functional.cross_entropy(self._replica(images), labels, reduction="sum") / len(share)
-                self.scaler.scale(loss).backward()
+            with self._autocast():
+                loss = functional.cross_entropy(self._logits(images), labels, reduction="sum") / len(share)
+            self.scaler.scale(loss).backward()
             self._loss_sum += loss.detach()
+        self._shared.combine()
+
+    def _logits(self, images: Tensor) -> Tensor:
+        return self.model(images.contiguous(memory_format=self.memory_format))
 
     def largest_that_fits(self, images: int) -> int:
         """Largest minibatch below `images` that fits the device; 0 if none does. Discard this object afterwards."""
@@ -311,12 +312,14 @@ class Training:
             f"model {self.experiment.model} failed in {where}, after update {self.updates}: {failure(error)}"
         )
 
-    def _row(self, epoch: int) -> Epoch:
+    def _row(self, epoch: int, with_noise_scale: bool) -> Epoch:
         """Measure what is recorded at the end of an epoch."""
+        self.optimizer.zero_grad(set_to_none=True)  # frees the memory
         data, subset = self.data, slice(TRAIN_ACCURACY_IMAGES)
         train_accuracy, train_loss = self.evaluate(data.train_images[subset], data.train_labels[subset])
         accuracy, test_loss = self.evaluate(data.test_images, data.test_labels)
-        noise = self.measure_noise_scale() if self.group.rank == 0 else None  # only worker 0's row is kept
+        # Only worker 0's row is kept.
+        noise = self.measure_noise_scale() if with_noise_scale and self.group.rank == 0 else None
         return Epoch(
             batch_size=self.experiment.batch_size,
             epoch=epoch,
@@ -336,16 +339,20 @@ class Training:
         )
 
     def evaluate(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
-        """Accuracy in 0-1 and mean cross-entropy of uint8 images `(n, h, w, c)`, in eval mode, over all workers."""
-        self.model.eval()
+        """Accuracy in 0-1 and mean cross-entropy of uint8 images `(n, h, w, c)`, in eval mode, over all workers.
+
+        The network is left as it was, see `network.unchanged`.
+        """
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         loss = torch.zeros((), dtype=torch.float64, device="cpu" if self.device.type == "mps" else self.device)
         size, own = self.images_at_once["evaluation"], self.group.share(len(labels))
         try:
-            with torch.inference_mode():
+            # Not inference_mode: what a network keeps of this pass could not be used in a later training update.
+            with unchanged(self.model), torch.no_grad():
+                self.model.eval()
                 for part, target in zip(images[own].split(size), labels[own].split(size), strict=True):
                     with self._autocast():
-                        logits = self.model(self.data.normalised(part))
+                        logits = self._logits(self.data.normalised(part))
                         loss += functional.cross_entropy(logits, target, reduction="sum").to(loss)
                     correct += (logits.argmax(dim=1) == target).sum()
                 self.group.all_reduce(correct)
@@ -354,7 +361,9 @@ class Training:
             raise self._failure(error, "evaluation", size) from error
         return correct.item() / len(labels), loss.item() / len(labels)
 
-    def measure_noise_scale(self, images: int | None = None) -> noise_scale.Estimate | None:
+    def measure_noise_scale(
+        self, images: int | None = None, *, with_standard_error: bool = False
+    ) -> noise_scale.Estimate | None:
         """Gradient noise scale at the current weights, which stay unchanged; see `noise_scale.measure`.
 
         Uses the number of training `images`, by default one in `noise_scale.ONE_IMAGE_IN` as in every record. Images
@@ -382,13 +391,20 @@ class Training:
             inputs, labels = self.data.batch(part)
             # In fp16 gradients would vanish without a scaled loss.
             with contextlib.nullcontext() if self.scaler.is_enabled() else self._autocast():
-                return functional.cross_entropy(self.model(inputs), labels)
+                return functional.cross_entropy(self._logits(inputs), labels)
 
         while size >= 2:
             try:
                 order = randomness.permutation(n, self.experiment.seed, epoch).to(self.device)
-                sizes = {"micro_batch_size": size, "micro_batches": images // size}
-                return noise_scale.measure(self.model, loss, order, random_seed=random_seed, **sizes)
+                return noise_scale.measure(
+                    self.model,
+                    loss,
+                    order,
+                    random_seed=random_seed,
+                    micro_batch_size=size,
+                    micro_batches=images // size,
+                    with_standard_error=with_standard_error,
+                )
             except Exception as error:
                 problem = self._failure(error, "noise-scale measurement", size)
                 if not isinstance(problem, memory.OutOfMemory):
@@ -408,7 +424,7 @@ class Training:
         seconds = self._clock() - started
         self._epoch_time += seconds
         self.running_time += seconds
-        self._statistics.merge()
+        self._shared.share_buffers()
         self.group.all_reduce(self._loss_sum).div_(self.group.count)
         return seconds
 

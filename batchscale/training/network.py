@@ -1,15 +1,21 @@
-"""The network of an experiment, built from its name and checked against the data set."""
+"""The network of an experiment: built from its name, checked against the data set, left unchanged by measurements."""
 
+import contextlib
+import copy
 import inspect
+from collections import deque
+from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from batchscale.errors import UserError, failure
 from batchscale.experiment import Experiment
 from batchscale.training import randomness
 from batchscale.training.by_name import find_callable
 from batchscale.training.datasets import Dataset
+from batchscale.training.memory import is_out_of_memory
 
 
 def build_model(experiment: Experiment, data: Dataset) -> nn.Module:
@@ -19,8 +25,8 @@ def build_model(experiment: Experiment, data: Dataset) -> nn.Module:
     `**keywords`, such as torchvision's models, receives `num_classes`.
 
     Raises:
-        UserError: the callable cannot be imported or fails, a width is requested from a callable without that
-            parameter, or the logits for b images do not have shape `(b, number of classes)`.
+        UserError: the callable cannot be imported or fails, or a width is requested from a callable without that
+            parameter.
     """
     factory = find_callable(experiment.model, "model")
     arguments = {"width": experiment.width, "in_channels": data.channels, "num_classes": len(data.classes)}
@@ -32,19 +38,108 @@ def build_model(experiment: Experiment, data: Dataset) -> nn.Module:
         parameters = {"num_classes": None, **parameters}
     if "width" not in parameters and experiment.width != 1:
         raise UserError(f"width is {experiment.width} but {experiment.model} takes no width; omit the width")
-    wanted = min(2, len(data.test_images)), len(data.classes)
     try:
-        with torch.random.fork_rng(), randomness.preserved(torch.device("cpu")):
-            randomness.seed_generators(randomness.epoch_seed(experiment.seed, 0))
+        with _reproducible(experiment):
             model = factory(**{name: value for name, value in arguments.items() if name in parameters})
-            with torch.no_grad():
-                logits = model.eval()(data.normalised(data.test_images[:2]))
-            shape = tuple(logits.shape)
+            if not isinstance(model, nn.Module):
+                raise TypeError(f"it returned a {type(model).__name__}, which is no torch.nn.Module")
+            if any(map(is_lazy, (*model.parameters(), *model.buffers()))):  # they get their shapes in a first pass
+                model.eval()
+                with torch.no_grad():
+                    model(data.normalised(data.test_images[:2]))
     except Exception as error:  # a user's network may raise anything
         raise UserError(f"model {experiment.model} failed for width {experiment.width}: {failure(error)}") from error
+    return model
+
+
+def prepare(model: nn.Module, experiment: Experiment, data: Dataset) -> torch.memory_format:
+    """Check a network on two images, and lay out its weights; returns the memory format in which it takes images.
+
+    Convolutions are fastest with channels last in memory. A network that fails on such images, as one does that calls
+    `view` on a feature map or has three-dimensional convolutions, takes contiguous ones.
+
+    Raises:
+        UserError: the network fails, has nothing to train, or the logits for b images do not have shape
+            `(b, number of classes)`.
+    """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(
+            f"model {experiment.model} has no parameters to train; layers in a plain list or dict are not registered: "
+            f"use nn.ModuleList or nn.ModuleDict, and leave requires_grad of some parameters True"
+        )
+    images = data.normalised(data.test_images[:2])
+    problem = None
+    for layout in (torch.channels_last, torch.contiguous_format):
+        try:
+            model.to(memory_format=layout)
+            shape = _logits_shape(model, images.contiguous(memory_format=layout), experiment)
+            break
+        except Exception as error:  # a user's network may raise anything
+            if is_out_of_memory(error):
+                raise
+            problem = error
+    else:
+        raise UserError(
+            f"model {experiment.model} failed for width {experiment.width}: {failure(problem)}"
+        ) from problem
+    wanted = len(images), len(data.classes)
     if shape != wanted:
         raise UserError(
             f"model {experiment.model} returns logits of shape {shape} for {wanted[0]} images of {data.name}; "
             f"they must have shape {wanted}"
         )
-    return model
+    return layout
+
+
+def _logits_shape(model: nn.Module, images: Tensor, experiment: Experiment) -> tuple[int, ...]:
+    """Shape of the logits in eval mode. Fails also if the images' layout does not suit the network in train mode."""
+    with unchanged(model), _reproducible(experiment), torch.no_grad():
+        model.eval()
+        shape = tuple(model(images).shape)
+        model.train()
+        try:
+            model(images)
+        except Exception as error:
+            if "stride" in str(error):  # anything else concerns training, which reports where it happened
+                raise
+    return shape
+
+
+@contextlib.contextmanager
+def _reproducible(experiment: Experiment) -> Iterator[None]:
+    """Inside, all generators are seeded for the initial weights; on exit they are restored."""
+    with torch.random.fork_rng(), randomness.preserved(torch.device("cpu")):
+        randomness.seed_generators(randomness.epoch_seed(experiment.seed, 0))
+        yield
+
+
+@contextlib.contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """On exit, everything but the parameters' values is as it was before, whatever the passes inside did.
+
+    Restored are the attributes of every module, among them its mode and its buffers: those that were replaced, added or
+    removed, the contents of tensors, and the items of lists, dicts and sets. Not restored are the attributes of other
+    objects that a module refers to.
+    """
+    attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
+    values = [value for _, before in attributes for value in before.values()]
+    containers = [(value, copy.copy(value)) for value in values if isinstance(value, (dict, list, set, deque))]
+    items = [item for _, kept in containers for item in (kept.values() if isinstance(kept, dict) else kept)]
+    tensors = {
+        id(tensor): (tensor, tensor.clone())
+        for tensor in (*model.buffers(), *values, *items)
+        if isinstance(tensor, Tensor)
+        and not (tensor.requires_grad or tensor.is_inference() or isinstance(tensor, nn.Parameter))
+    }
+    try:
+        yield
+    finally:
+        for now, before in attributes:
+            now.clear()
+            now.update(before)
+        for container, before in containers:
+            container.clear()
+            container.extend(before) if isinstance(container, (list, deque)) else container.update(before)
+        with torch.no_grad():
+            for tensor, before in tensors.values():
+                tensor.copy_(before)

@@ -3,16 +3,16 @@
     def loss(part):
         return functional.cross_entropy(model(images[part]), labels[part])
 
-    estimate = measure(model, loss, torch.randperm(len(images)), random_seed=0)
+    estimate = measure(model, loss, torch.randperm(len(images)), random_seed=0, with_standard_error=True)
     estimate.noise_scale, estimate.standard_error     # B_simple in images; NaN where it is not measurable
 
 B_simple = tr(Σ)/|G|², where G is the gradient of the loss and Σ the covariance of a single image's gradient (McCandlish
 et al. 2018, arXiv:1812.06162, §2.2 and appendix A.1). `measure` computes gradients, `estimate` the noise scale.
 """
 
-import contextlib
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from batchscale.training import randomness
+from batchscale.training.network import unchanged
 
 # Ten micro-batches that together hold one training image in forty cost a fortieth of an epoch where time is
 # proportional to images, and at B = 128 (390 updates per epoch) also where kernel launches dominate. LOG.md compares.
@@ -99,7 +100,12 @@ def two_batch_estimates(small_squared_norm, big_squared_norm, *, small_batch_siz
 
 
 def estimate(
-    squared_norms: ArrayLike, inner_products: ArrayLike, micro_batches: ArrayLike, *, micro_batch_size: int
+    squared_norms: ArrayLike,
+    block_norms: ArrayLike,
+    inner_products: ArrayLike,
+    micro_batches: ArrayLike,
+    *,
+    micro_batch_size: int,
 ) -> Estimate:
     """Noise scale from M micro-batch gradients g_1 … g_M at the same weights, gathered into K blocks.
 
@@ -115,7 +121,8 @@ def estimate(
 
     Args:
         squared_norms: sum of |g_j|² over each block, `(K,)`.
-        inner_products: u_a·u_b, where u_a is the sum of g_j over block a, `(K, K)`.
+        block_norms: |u_a|², where u_a is the sum of g_j over block a, `(K,)`.
+        inner_products: u_a·u, where u is the sum of all g_j, `(K,)`. Without block a, |u − u_a|² follows from these.
         micro_batches: number of micro-batches in each block, as equal as possible, `(K,)`.
         micro_batch_size: B_s, in images.
 
@@ -126,34 +133,37 @@ def estimate(
     Raises:
         ValueError: the shapes do not fit, a block is empty, there is one micro-batch, or its size is below 1.
     """
-    squared_norms, inner_products = np.asarray(squared_norms, float), np.asarray(inner_products, float)
+    sums = {"squared_norms": squared_norms, "block_norms": block_norms, "inner_products": inner_products}
+    squared_norms, block_norms, inner_products = arrays = [np.asarray(each, float) for each in sums.values()]
     counts = np.asarray(micro_batches)
-    blocks, count = counts.size, int(counts.sum())
-    if counts.ndim != 1 or squared_norms.shape != (blocks,) or inner_products.shape != (blocks, blocks):
-        raise ValueError(
-            f"micro_batches has shape {counts.shape}, squared_norms {squared_norms.shape} and inner_products "
-            f"{inner_products.shape}; they must be (K,), (K,) and (K, K)"
-        )
+    if any(array.ndim != 1 or array.shape != counts.shape for array in arrays):
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in zip(sums, arrays, strict=True))
+        raise ValueError(f"micro_batches has shape {counts.shape}, {shapes}; all must be (K,)")
+    count = int(counts.sum())
     if count < 2 or counts.min() < 1:
         raise ValueError(f"micro_batches is {counts.tolist()}; it must add up to two or more, with no block empty")
 
-    def estimates(kept) -> tuple[float, float]:
+    def estimates(squared_norms: float, squared_sum: float, micro_batches: int) -> tuple[float, float]:
         return two_batch_estimates(
-            float(squared_norms[kept].sum()) / int(counts[kept].sum()),
-            float(inner_products[np.ix_(kept, kept)].sum()) / int(counts[kept].sum()) ** 2,
+            squared_norms / micro_batches,
+            squared_sum / micro_batches**2,
             small_batch_size=micro_batch_size,
-            big_batch_size=int(counts[kept].sum()) * micro_batch_size,
+            big_batch_size=micro_batches * micro_batch_size,
         )
 
+    total, squared_sum = float(squared_norms.sum()), float(inner_products.sum())
     with np.errstate(invalid="ignore", over="ignore"):  # gradients that are not finite give NaN
-        squared_gradient_norm, trace_covariance = estimates(np.arange(blocks))
+        squared_gradient_norm, trace_covariance = estimates(total, squared_sum, count)
     trace_covariance = max(trace_covariance, 0.0)  # negative only by rounding
     found = Estimate(squared_gradient_norm, trace_covariance, math.nan, micro_batch_size, count * micro_batch_size)
     if not found.is_measurable or count - counts.max() < 2:
         return found
-    without = [estimates(np.delete(np.arange(blocks), block)) for block in range(blocks)]
+    without = [
+        estimates(total - squares, squared_sum - 2 * product + norm, count - int(left_out))
+        for squares, norm, product, left_out in zip(squared_norms, block_norms, inner_products, counts, strict=True)
+    ]
     residuals = np.array([part_s - found.noise_scale * part_g for part_g, part_s in without])
-    return replace(found, standard_error=math.sqrt((blocks - 1) * residuals.var()) / squared_gradient_norm)
+    return replace(found, standard_error=math.sqrt((len(counts) - 1) * residuals.var()) / squared_gradient_norm)
 
 
 def default_micro_batch_size(n: int, micro_batches: int = MICRO_BATCHES) -> int:
@@ -170,6 +180,7 @@ def measure(
     random_seed: int,
     micro_batch_size: int | None = None,
     micro_batches: int = MICRO_BATCHES,
+    with_standard_error: bool = False,
 ) -> Estimate:
     """Gradient noise scale of a network at its current weights.
 
@@ -183,8 +194,9 @@ def measure(
     is |G_n|² − tr(Σ)/n. Their noise scale is smaller: 1/B_n = 1/B_simple + 1/n. The standard error ignores that the set
     is finite, and for G_n is too large by 1/√(1 − B_b/n), 1.3 % at the default.
 
-    Restored on exit, also when `loss` raises: gradients, buffers, the mode of every module, and the generators of the
-    CPU and of the model's device. Memory: at most BLOCKS gradients.
+    The network is unchanged on exit, also when `loss` raises (see `network.unchanged`), and so are gradients and the
+    generators of the CPU and of the model's device. Memory: two gradients, that of a micro-batch and a sum. The
+    standard error takes one more, and as much time again.
 
     Args:
         model: the network. Its parameters, on one device, are differentiated if they require gradients.
@@ -192,6 +204,7 @@ def measure(
         order: indices of the n training images in random order, int64 `(n,)`. The first M·B_s are used.
         random_seed: seed of dropout. On a CPU the result depends only on weights, order and seed, to the last bit.
         micro_batch_size, micro_batches: B_s in images (None: `default_micro_batch_size`), and M.
+        with_standard_error: estimate the standard error too; otherwise it is NaN.
 
     Raises:
         ValueError: M < 2, B_s < 1, or M·B_s > n.
@@ -205,42 +218,63 @@ def measure(
             f"micro_batch_size is {micro_batch_size}; {micro_batches} micro-batches of {len(order)} images "
             f"have from 1 to {len(order) // micro_batches}"
         )
-    with _as_in_training(model, random_seed), torch.enable_grad():
-        sums = _block_sums(model, loss, order[: micro_batches * micro_batch_size].split(micro_batch_size))
+    parts = order[: micro_batches * micro_batch_size].split(micro_batch_size)
+    blocks = min(BLOCKS, micro_batches) if with_standard_error else 1
+    sums = _block_sums(functools.partial(_each_gradient, model, loss, parts, random_seed), micro_batches, blocks)
     return estimate(*sums, micro_batch_size=micro_batch_size)
 
 
-def _block_sums(model: nn.Module, loss: Callable[[Tensor], Tensor], parts: tuple[Tensor, ...]):
-    """The first three arguments of `estimate`, for a micro-batch gradient of each of the `parts`."""
+def _each_gradient(
+    model: nn.Module,
+    loss: Callable[[Tensor], Tensor],
+    parts: Sequence[Tensor],
+    random_seed: int,
+    use: Callable[[int, list[Tensor]], None],
+) -> None:
+    """Call `use` with the number and the gradient of every micro-batch in turn: the same ones each time."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    size, blocks = sum(parameter.numel() for parameter in parameters), min(BLOCKS, len(parts))
-    # Half precision would lose the small differences between micro-batches.
-    dtype = torch.promote_types(parameters[0].dtype, torch.float32)
-    sums = torch.zeros(blocks, size, dtype=dtype, device=parameters[0].device)
-    squared_norms, counts = sums.new_zeros(blocks), [0] * blocks
-    for number, part in enumerate(parts):
-        gradients = torch.autograd.grad(loss(part), parameters, materialize_grads=True)
-        gradient = torch.cat([gradient.flatten() for gradient in gradients]).to(sums.dtype)
-        block = number * blocks // len(parts)
-        sums[block] += gradient
-        squared_norms[block] += torch.dot(gradient, gradient)
-        counts[block] += 1
-    return squared_norms.cpu().numpy(), (sums @ sums.T).cpu().numpy(), counts
+    with unchanged(model), randomness.preserved(parameters[0].device), torch.enable_grad():
+        randomness.seed_generators(random_seed)
+        model.train()
+        for number, part in enumerate(parts):
+            gradient = torch.autograd.grad(loss(part), parameters, materialize_grads=True)
+            # Half precision would lose the small differences between micro-batches.
+            use(number, [each.to(torch.promote_types(each.dtype, torch.float32)) for each in gradient])
 
 
-@contextlib.contextmanager
-def _as_in_training(model: nn.Module, random_seed: int) -> Iterator[None]:
-    """Train mode and seeded generators; on exit modes, buffers and generators are restored."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        with randomness.preserved(next(model.parameters()).device):
-            randomness.seed_generators(random_seed)
-            model.train()
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+def _block_sums(each_gradient: Callable[[Callable], None], micro_batches: int, blocks: int):
+    """The first four arguments of `estimate`. Several blocks take a second pass, because u is known only at the end."""
+    squared_norms, block_norms, inner_products = np.zeros((3, blocks))
+    block_of = np.arange(micro_batches) * blocks // micro_batches
+    total: list[Tensor] = []
+    in_block: list[Tensor] = []
+
+    def add_to_total(number: int, gradient: list[Tensor]) -> None:
+        squared_norms[block_of[number]] += _dot(gradient, gradient)
+        _add(total, gradient)
+
+    def add_to_block(number: int, gradient: list[Tensor]) -> None:
+        _add(in_block, gradient)
+        if number + 1 == micro_batches or block_of[number + 1] > block_of[number]:
+            block_norms[block_of[number]] = _dot(in_block, in_block)
+            inner_products[block_of[number]] = _dot(in_block, total)
+            in_block.clear()
+
+    each_gradient(add_to_total)
+    if blocks == 1:
+        block_norms[0] = inner_products[0] = _dot(total, total)
+    else:
+        each_gradient(add_to_block)
+    return squared_norms, block_norms, inner_products, np.bincount(block_of)
+
+
+def _add(total: list[Tensor], gradient: list[Tensor]) -> None:
+    """Add to a running sum in place, beginning with a copy: a gradient may be a view of fewer numbers."""
+    if total:
+        torch._foreach_add_(total, gradient)
+    else:
+        total += [each.clone() for each in gradient]
+
+
+def _dot(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    return float(sum(torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in zip(ours, theirs, strict=True)))

@@ -25,7 +25,7 @@ def micro_batch_seed(seed: int, update: int, number: int) -> int:
 
 
 def _seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 
 def permutation(n: int, seed: int, epoch: int) -> Tensor:

@@ -1,20 +1,21 @@
 """Workers: processes that train one experiment together, connected by torch.distributed.
 
-Every worker holds the network and all images, and takes its share of each minibatch; DistributedDataParallel averages
-the gradients. Worker 0 leads, and `broadcast` sends the others what it decides.
+Every worker holds the network and all images, and takes its share of each minibatch; `SharedNetwork` then combines the
+gradients. Worker 0 leads, and `broadcast` sends the others what it decides.
 """
 
 import contextlib
-import inspect
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from batchscale.errors import UserError, first_line
+from batchscale.errors import UserError, failure, first_line
+
+MESSAGE_BYTES = 2**25  # the default of DistributedDataParallel
 
 _LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", re.IGNORECASE)
 
@@ -29,7 +30,9 @@ class WorkerLost(UserError):
 
 def is_lost(error: BaseException) -> bool:
     """Whether an error reports a lost worker. gloo raises a plain RuntimeError, so the message decides."""
-    return isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
+    )
 
 
 class Group:
@@ -58,12 +61,14 @@ class Group:
 
     @contextlib.contextmanager
     def communicating(self) -> Iterator[None]:
-        """Inside, a RuntimeError means that a worker is lost, and no message reaches the others any more."""
+        """Inside, a RuntimeError means that no message reaches the other workers any more: one is lost, or it fails."""
         try:
             yield
         except RuntimeError as error:
             self.in_step = False
-            raise WorkerLost(error) from error
+            if is_lost(error):
+                raise WorkerLost(error) from error
+            raise UserError(f"the workers cannot exchange a message: {failure(error)}") from error
 
     def share(self, length: int) -> slice:
         """This worker's part of `length` items. The shares are contiguous and disjoint and cover all items."""
@@ -86,25 +91,32 @@ class Group:
         torch.cuda.set_device(device)
         return device
 
-    def replicate(self, model: nn.Module) -> nn.Module:
-        """The network to train. Its backward pass averages the gradients over the workers."""
-        if self.count == 1:
-            return model
-        known = inspect.signature(DistributedDataParallel).parameters
-        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # in older releases
-        with self.communicating():
-            return DistributedDataParallel(model, gradient_as_bucket_view=True, **{name: False})
-
-    def accumulating(self, replica: nn.Module, is_last: bool) -> contextlib.AbstractContextManager:
-        """Context for the passes over one of several micro-batches. The last one averages the summed gradients."""
-        return contextlib.nullcontext() if is_last or self.count == 1 else replica.no_sync()
-
     def all_reduce(self, values: Tensor) -> Tensor:
         """Replace `values` by their sum over the workers, in place."""
         if self.count > 1:
             with self.communicating():
                 distributed.all_reduce(values)
         return values
+
+    def sum_all(self, tensors: Iterable[Tensor]) -> None:
+        """Replace every tensor by its sum over the workers, in place, in messages of about `MESSAGE_BYTES`."""
+        messages: dict[tuple, list[list[Tensor]]] = {}
+        for tensor in tensors:
+            alike = messages.setdefault((tensor.dtype, tensor.device), [[]])
+            if alike[-1] and sum(each.nbytes for each in alike[-1]) + tensor.nbytes > MESSAGE_BYTES:
+                alike.append([])
+            alike[-1].append(tensor)
+        for message in itertools.chain.from_iterable(messages.values()):
+            total = self.all_reduce(torch.cat([tensor.reshape(-1) for tensor in message]))
+            for tensor, part in zip(message, total.split([tensor.numel() for tensor in message]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The `values` of all workers, `(count, n)`, from a tensor `(n,)` on the CPU."""
+        everyone = [torch.empty_like(values) for _ in range(self.count)]
+        with self.communicating():
+            distributed.all_gather(everyone, values)
+        return torch.stack(everyone)
 
     def broadcast(self, value):
         """The `value` of worker 0, on every worker. Any object that pickle can copy."""
@@ -120,52 +132,94 @@ class Group:
         self.all_reduce(torch.zeros(()))
 
 
-class RunningStatistics:
-    """Batch norm's running statistics, equal to those of one process that sees all workers' micro-batches in turn.
+class SharedNetwork:
+    """A network of which every worker holds a copy. After `combine`, all copies are that of one process.
 
-    In each update a worker's P micro-batches multiply a statistic r by d = (1 − momentum)^P and add some c. A process
-    that sees those of workers 0 … N−1 in turn arrives at r ← d^N r + Σ_w d^(N−1−w) c_w. This is linear in r and c, so
-    each worker keeps its own terms, worker 0 with the initial r. `merge` sums them when somebody needs the total.
+    That process sees the micro-batches of workers 0 … N−1 in turn. Its gradient is the mean of theirs; a parameter that
+    none of them reached has none. A batch or instance norm that saw P micro-batches of worker w in train mode has
+    multiplied its running statistic r by d_w = (1 − momentum)^P and added c_w = r_w − d_w·r: the process arrives at
+
+        r ← r·∏_w d_w + Σ_w c_w·∏_{v>w} d_v
+
+    P may differ between norms, workers and updates: a norm in eval mode has P = 0, one in a block that is used twice 2.
 
     Raises:
-        UserError: batch norm has momentum=None, a cumulative average.
+        UserError: a norm has momentum=None, a cumulative average.
     """
 
     def __init__(self, model: nn.Module, group: Group):
-        self.group, self._decays = group, None
-        modules, buffers = (model.modules(), model.buffers()) if group.count > 1 else ((), ())
-        self._norms = [norm for norm in modules if isinstance(norm, _BatchNorm) and norm.running_mean is not None]
+        self.model, self.group = model, group
+        norms = [module for module in model.modules() if isinstance(module, _NormBase)] if group.count > 1 else []
+        self._norms = [norm for norm in norms if norm.running_mean is not None]
         if any(norm.momentum is None for norm in self._norms):
-            raise UserError("batch norm has momentum=None, which several workers cannot share; set a number")
-        averaged = {id(buffer) for norm in self._norms for buffer in norm.buffers(recurse=False)}
-        self._others = [buffer for buffer in buffers if id(buffer) not in averaged]
-
-    def split(self) -> None:
-        """From the total, on every worker, to the terms of each worker."""
-        if self.group.rank > 0:
-            for norm in self._norms:
-                norm.reset_running_stats()
-                norm.running_var.zero_()
-        self._decays = None
-
-    def before_update(self, micro_batches: int) -> None:
-        """Announce an update in which every worker sees this number of micro-batches."""
-        self._decay(self.group.count - 1)
-        self._decays = [(1 - norm.momentum) ** micro_batches for norm in self._norms]
-
-    def merge(self) -> None:
-        """From the terms of each worker to the total, on every worker. Buffers of another kind are worker 0's."""
-        self._decay(self.group.count - 1 - self.group.rank)
-        self._decays = None
+            raise UserError("a norm has momentum=None, which several workers cannot share; set a number")
+        self._passes = dict.fromkeys(self._norms, 0)  # in train mode, since the last `combine`
+        self._before: list[Tensor] = []
         for norm in self._norms:
-            for buffer in norm.buffers(recurse=False):
-                self.group.all_reduce(buffer)
-        for buffer in self._others:
-            with self.group.communicating():
-                distributed.broadcast(buffer, src=0)
+            norm.register_forward_hook(self._count)
 
-    def _decay(self, workers: int) -> None:
-        """Decay this worker's terms as the micro-batches of that many other workers do."""
-        for norm, decay in zip(self._norms, self._decays or (), strict=False):
-            norm.running_mean.mul_(decay**workers)
-            norm.running_var.mul_(decay**workers)
+    def _count(self, norm: _NormBase, *_) -> None:
+        self._passes[norm] += norm.training
+
+    def begin(self) -> None:
+        """Give every worker the parameters and buffers of worker 0."""
+        self._share([*self.model.parameters(), *self.model.buffers()])
+
+    def before_update(self) -> None:
+        """Announce the passes of an update."""
+        self._passes = dict.fromkeys(self._norms, 0)
+        self._before = [statistic.clone() for statistic in _statistics(self._norms)]
+
+    def combine(self) -> None:
+        """Combine gradients and batch norm's statistics after the passes of an update."""
+        if self.group.count == 1:
+            return
+        parameters = list(self.model.parameters())
+        own = [parameter.grad is not None for parameter in parameters] + list(self._passes.values())
+        everyone = self.group.gather(torch.tensor(own, dtype=torch.int64))
+        is_reached, passes = everyone[:, : len(parameters)].any(dim=0), everyone[:, len(parameters) :]
+        reached = [parameter for parameter, is_used in zip(parameters, is_reached.tolist(), strict=True) if is_used]
+        for parameter in reached:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in reached]
+        with torch.no_grad():
+            if gradients:
+                torch._foreach_div_(gradients, self.group.count)
+            terms = self._split_statistics(passes)
+            self.group.sum_all([*gradients, *terms])
+            for statistic, total, term in zip(_statistics(self._norms), self._before, terms, strict=True):
+                statistic.copy_(total.add_(term))
+
+    def _split_statistics(self, passes: Tensor) -> list[Tensor]:
+        """Decay r in `_before` to r·∏_w d_w, and return c_w·∏_{v>w} d_v of this worker, for every running statistic.
+
+        Args:
+            passes: number of passes in train mode, int64 `(workers, norms)`.
+        """
+        rank, terms, before = self.group.rank, [], iter(self._before)
+        for norm, of_norm in zip(self._norms, passes.T.tolist(), strict=True):
+            if isinstance(norm, _BatchNorm):  # instance norm does not count
+                norm.num_batches_tracked += sum(of_norm) - of_norm[rank]
+            keep = 1 - norm.momentum
+            for statistic in _statistics([norm]):
+                total = next(before)
+                terms.append((statistic - keep ** of_norm[rank] * total).mul_(keep ** sum(of_norm[rank + 1 :])))
+                total.mul_(keep ** sum(of_norm))
+        return terms
+
+    def share_buffers(self) -> None:
+        """Give every worker the other buffers of worker 0, such as those that the network's forward pass replaces."""
+        norms = {id(buffer) for norm in self._norms for buffer in norm.buffers(recurse=False)}
+        self._share([buffer for buffer in self.model.buffers() if id(buffer) not in norms])
+
+    def _share(self, tensors: list[Tensor]) -> None:
+        if tensors and self.group.count > 1:
+            given = self.group.broadcast([tensor.detach().cpu() for tensor in tensors])
+            with torch.no_grad():
+                for ours, theirs in zip(tensors, given, strict=True):
+                    ours.copy_(theirs)
+
+
+def _statistics(norms: Iterable[_NormBase]) -> list[Tensor]:
+    return [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]

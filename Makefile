@@ -3,6 +3,7 @@
 # make results execute the committed notebooks on data/, rebuild report.pdf and README's headline; commit the outcome
 # make bench   how fast training is, as ratios; on an idle machine, with DATA_ROOT=folder of CIFAR-10
 # make test    run the tests
+# make test-lowest   run them with the lowest versions that pyproject.toml admits: make test-lowest PYTHON=python3.10
 # make lint    check style
 #
 # The study on CIFAR-10, smaller and on two cores:
@@ -28,7 +29,7 @@ else
 OUT ?= runs/$(DATASET)
 endif
 
-.PHONY: study report results bench test lint clean
+.PHONY: study report results bench test test-lowest lint clean
 
 study: $(VENV)/.study
 	@$(BIN)/python -m batchscale study --out "$(OUT)" --dataset "$(DATASET)" \
@@ -52,12 +53,22 @@ bench: $(VENV)/.study  # on an idle machine; benchmarks/README.md has the full o
 test: $(VENV)/.tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+# pyproject.toml is the one place that names versions: "torch>=2.4" there is torch==2.4 here. Old libraries call what
+# newer ones have deprecated.
+LOWEST := .venv-lowest
+test-lowest:
+	$(PYTHON) -m venv "$(LOWEST)"
+	$(PYTHON) -c "import re; print(*('=='.join(each) for each in re.findall('\"([a-z-]+)>=([0-9.]+)\"', \
+	  open('pyproject.toml').read()) if each[0] != 'setuptools'), sep='\n')" > "$(LOWEST)/constraints.txt"
+	$(LOWEST)/bin/python -m pip install --quiet --constraint "$(LOWEST)/constraints.txt" --editable ".[tests]"
+	$(LOWEST)/bin/python -m pytest -n 2 --dist worksteal -W default::DeprecationWarning
+
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:  # what was installed and cached; records and images stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) $(LOWEST) build *.egg-info .pytest_cache .hypothesis .ruff_cache
 
 # One environment; a stamp for each set of packages in it.
 $(BIN)/python:

@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import functools
+import gc
 import io
 import math
 import random
@@ -22,6 +24,7 @@ from batchscale.training import datasets, loop, noise_scale
 from batchscale.training.device import autocast, configure, select_device
 from batchscale.training.loop import Training
 from batchscale.training.network import build_model
+from batchscale.training.optimizers import build_optimizer
 from batchscale.training.randomness import epoch_seed, micro_batch_seed, permutation, seed_generators
 from models import CNN
 
@@ -225,12 +228,12 @@ def test_noise_scale_uses_the_next_epochs_first_images(digits):
             run.model(digits.normalised(digits.train_images[part])), digits.train_labels[part]
         )
 
-    expected = noise_scale.measure(run.model, loss, order, random_seed=seed)
+    expected = noise_scale.measure(run.model, loss, order, random_seed=seed, with_standard_error=True)
     assert (expected.small_batch_size, expected.big_batch_size) == (8, 80)
-    assert last.noise_scale == expected.noise_scale != first.noise_scale
-    precise = run.measure_noise_scale(images=1500)
+    assert last.noise_scale == pytest.approx(expected.noise_scale, rel=1e-5) != first.noise_scale
+    precise = run.measure_noise_scale(images=1500, with_standard_error=True)
     assert precise == noise_scale.measure(
-        run.model, loss, order, random_seed=seed, micro_batch_size=8, micro_batches=187
+        run.model, loss, order, random_seed=seed, micro_batch_size=8, micro_batches=187, with_standard_error=True
     )
     assert precise.standard_error < expected.standard_error / 2
     for images in (23, 1501):
@@ -238,17 +241,148 @@ def test_noise_scale_uses_the_next_epochs_first_images(digits):
             run.measure_noise_scale(images)
 
 
-def test_measuring_the_noise_scale_does_not_change_the_run(digits, monkeypatch):
-    """The network also draws from Python's and NumPy's generators."""
-    states, rows = [], []
+@pytest.mark.parametrize("model", ["DrawsFromEveryGenerator", "Remembers", "JoinsLate"])
+def test_measuring_does_not_change_the_run(digits, monkeypatch, model):
+    """The networks also draw from Python's and NumPy's generators, replace a buffer, count passes and fill caches."""
+    runs = []
     for measured in (True, False):
         if not measured:
-            monkeypatch.setattr(Training, "measure_noise_scale", lambda self: None)
-        run = Training(experiment(train_size=160, epochs=3, model=DrawsFromEveryGenerator, width=1), digits)
-        rows.append([replace(row, **TIMES, noise_scale=0) for row in run.epochs()])
-        states.append(run.model.state_dict())
-    assert rows[0] == rows[1]
-    torch.testing.assert_close(*states, rtol=0, atol=0)
+            monkeypatch.setattr(Training, "evaluate", lambda *arguments: (0.5, 1.0))
+        run = Training(experiment(train_size=160, epochs=3, model=f"networks:{model}", width=1), digits)
+        rows = list(run.epochs(with_noise_scale=measured))
+        assert [math.isfinite(row.noise_scale) for row in rows] == [measured] * 3
+        runs.append(run)
+    torch.testing.assert_close(*(run.model.state_dict() for run in runs), rtol=0, atol=0)
+    torch.testing.assert_close(*(run.optimizer.state_dict() for run in runs), rtol=0, atol=0)
+    if model == "Remembers":
+        assert runs[0].model.seen == [32] * 15
+        assert list(runs[0].model.cache) == [32]
+
+
+def test_measurements_need_memory_for_few_gradients(digits):
+    """Counted in the last pass: a sum, for the standard error that of a block, and nothing per micro-batch."""
+    run = Training(experiment(model="networks:linear", width=1), digits)
+    size, alive = sum(parameter.nbytes for parameter in run.model.parameters()), []
+
+    def count(*arguments):
+        tensors = [each for each in gc.get_objects() if type(each) is torch.Tensor and each.numel() > 30_000]
+        storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+        alive.append(sum(storages.values()) / size if len(passes) in (1, *last) else 0)
+
+    for last, most in (((10,), 2.5), ((10, 20), 3.5)):
+        alive.clear()
+        passes = []
+        handles = [run.model.register_forward_pre_hook(lambda *_, seen=passes: seen.append(1))]
+        handles.append(run.model.register_forward_hook(count))
+        run.measure_noise_scale(with_standard_error=len(last) > 1)
+        for handle in handles:
+            handle.remove()
+        assert 0.5 < max(alive) - alive[0] < most
+
+
+# What real networks do
+
+
+def steps(optimizer, gradients, skipped=()):
+    """Take one step per list of gradients, as fp16's scaler does: a skipped one finds an infinite gradient."""
+    (parameters,) = [group["params"] for group in optimizer.param_groups]
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    for number, of_step in enumerate(gradients):
+        scaler.scale(torch.zeros(()))
+        for parameter, gradient in zip(parameters, of_step, strict=True):
+            parameter.grad = None if gradient is None else gradient.clone()
+            if number in skipped and gradient is not None:
+                parameter.grad.view(-1)[0] = math.inf
+        scaler.step(optimizer)
+        scaler.update(1.0)
+
+
+@pytest.mark.parametrize("skipped", [(), (0,), (0, 1, 4)])
+@pytest.mark.parametrize("absent", [(), (0,), (0, 1, 2), (1, 3)])
+def test_the_fused_step_is_the_plain_one(digits, skipped, absent):
+    """Also where the first updates overflow, and where a parameter gets its first gradient late."""
+    generator = torch.Generator().manual_seed(0)
+    build = functools.partial(nn.Linear, 5, 4)
+    fused, plain = build(), build()
+    plain.load_state_dict(fused.state_dict())
+    gradients = [
+        [torch.randn(4, 5, generator=generator), None if step in absent else torch.randn(4, generator=generator)]
+        for step in range(6)
+    ]
+    ours = build_optimizer(fused, experiment(base_lr=0.1, weight_decay=0.01))
+    theirs = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, fused=False, foreach=False)
+    assert ours.defaults["fused"]
+    steps(ours, gradients, skipped)
+    steps(theirs, gradients, skipped)
+    torch.testing.assert_close(list(fused.parameters()), list(plain.parameters()), rtol=1e-6, atol=1e-7)
+
+
+def test_a_state_without_every_momentum_is_continued(digits):
+    """An older version did not save those of parameters that had no gradient."""
+    of = experiment(model="networks:JoinsLate", width=1, train_size=64, epochs=4)
+    run = Training(of, digits)
+    next(run.epochs())
+    state = copy.deepcopy(run.state_dict())
+    del state["optimizer"]["state"][0]["momentum_buffer"]
+    resumed = Training(of, digits)
+    resumed.load_state_dict(state)
+    assert len(list(resumed.epochs())) == 3
+
+
+@pytest.mark.parametrize("model", ["SparseGradient", "ComplexWeights"])
+def test_what_the_fused_step_cannot_take_is_trained_by_the_plain_one(digits, model):
+    run = Training(experiment(model=f"networks:{model}", width=1, train_size=320, epochs=3), digits)
+    assert not run.optimizer.defaults["fused"]
+    first, *_, last = run.epochs()
+    assert last.train_loss < first.train_loss
+    assert math.isfinite(first.noise_scale)
+
+
+@pytest.mark.parametrize(
+    ("model", "memory_format"),
+    [
+        ("models:CNN", torch.channels_last),
+        ("networks:StochasticDepth", torch.channels_last),
+        ("networks:LeNet", torch.contiguous_format),
+        ("networks:ViewInTraining", torch.contiguous_format),
+        ("networks:Volume", torch.contiguous_format),
+    ],
+)
+def test_a_network_gets_images_in_a_layout_that_it_can_take(digits, model, memory_format):
+    fields = {} if model == "models:CNN" else {"width": 1}
+    run = Training(experiment(model=model, train_size=64, **fields), digits)
+    assert run.memory_format == memory_format
+    (row,) = run.epochs()
+    assert math.isfinite(row.train_loss + row.noise_scale)
+
+
+@pytest.mark.parametrize("model", ["StochasticDepth", "Awkward", "JoinsLate", "Remembers", "LeNet"])
+def test_awkward_networks_resume_exactly(digits, model):
+    """Those that keep their state in buffers; of a state in attributes a checkpoint knows nothing."""
+    of = experiment(model=f"networks:{model}", width=1, train_size=160, epochs=3)
+    straight = Training(of, digits)
+    rows = [replace(row, **TIMES) for row in straight.epochs()]
+    first = Training(of, digits)
+    begun = next(first.epochs())
+    resumed = Training(of, digits)
+    resumed.load_state_dict(copy.deepcopy(first.state_dict()))
+    if model in ("JoinsLate", "Remembers"):
+        for name in ("passes", "seen", "cache"):
+            if hasattr(first.model, name):
+                setattr(resumed.model, name, getattr(first.model, name))
+    assert [replace(row, **TIMES) for row in (begun, *resumed.epochs())] == rows
+
+
+def test_the_initial_weights_are_the_constructors(digits):
+    """Whatever the check of the network on two images does."""
+    run = Training(experiment(model="networks:Remembers", width=1), digits)
+    assert run.model.scale == 1
+    assert run.model.seen == []
+
+
+def test_a_network_without_parameters(digits):
+    with pytest.raises(UserError, match="PlainList has no parameters to train; layers in a plain list or dict"):
+        Training(experiment(model="networks:PlainList", width=1), digits)
 
 
 @pytest.mark.parametrize(("images", "measured"), [(19, False), (20, True)])
@@ -504,7 +638,7 @@ def test_networks_of_other_signatures(digits):
 )
 def test_networks_that_do_not_fit(digits, fields, message):
     with pytest.raises(UserError, match=message):
-        build_model(experiment(**fields), digits)
+        Training(experiment(**fields), digits)
 
 
 @pytest.mark.parametrize("name", ["gpu", "meta", "cpu:x", "cuda:99"])

@@ -13,9 +13,10 @@ import torch
 from batchscale.errors import first_line
 
 # The messages of libraries without an exception of their own: the allocators of the CPU and of Apple's GPU, cuDNN,
-# cuBLAS, and oneDNN, which reports no cause.
+# cuBLAS, and oneDNN, which reports no cause. Where oneDNN lacks an operation, it misses a "primitive descriptor".
 _OUT_OF_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|could not create a primitive", re.IGNORECASE
+    r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|could not create a primitive(?! descriptor)",
+    re.IGNORECASE,
 )
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # parameters of mallopt, from malloc.h
 _MEGABYTE = 2**20

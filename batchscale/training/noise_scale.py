@@ -238,8 +238,13 @@ def _each_gradient(
         model.train()
         for number, part in enumerate(parts):
             gradient = torch.autograd.grad(loss(part), parameters, materialize_grads=True)
-            # Half precision would lose the small differences between micro-batches.
-            use(number, [each.to(torch.promote_types(each.dtype, torch.float32)) for each in gradient])
+            use(number, [_in_single(each.to_dense()) for each in gradient])
+
+
+def _in_single(gradient: Tensor) -> Tensor:
+    """Half precision would lose the small differences between micro-batches. Complex numbers become pairs."""
+    gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    return torch.view_as_real(gradient) if gradient.is_complex() else gradient
 
 
 def _block_sums(each_gradient: Callable[[Callable], None], micro_batches: int, blocks: int):

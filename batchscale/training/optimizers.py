@@ -9,12 +9,13 @@ from batchscale.experiment import Experiment
 def build_optimizer(model: nn.Module, experiment: Experiment) -> torch.optim.Optimizer:
     """SGD with momentum and weight decay over all parameters, fused where torch can: one pass instead of three."""
     parameters = list(model.parameters())
+    is_dense = not any(getattr(module, "sparse", False) for module in model.modules())  # embeddings have this attribute
     optimizer = torch.optim.SGD(
         parameters,
         lr=experiment.base_lr,
         momentum=experiment.momentum,
         weight_decay=experiment.weight_decay,
-        fused=all(each.device.type in ("cpu", "cuda") and each.is_floating_point() for each in parameters),
+        fused=is_dense and all(each.device.type in ("cpu", "cuda") and each.is_floating_point() for each in parameters),
     )
     begin_momentum(optimizer)
     return optimizer

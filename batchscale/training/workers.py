@@ -102,6 +102,7 @@ class Group:
         """Replace every tensor by its sum over the workers, in place, in messages of about `MESSAGE_BYTES`."""
         messages: dict[tuple, list[list[Tensor]]] = {}
         for tensor in tensors:
+            tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
             alike = messages.setdefault((tensor.dtype, tensor.device), [[]])
             if alike[-1] and sum(each.nbytes for each in alike[-1]) + tensor.nbytes > MESSAGE_BYTES:
                 alike.append([])
@@ -150,6 +151,8 @@ class SharedNetwork:
     def __init__(self, model: nn.Module, group: Group):
         self.model, self.group = model, group
         norms = [module for module in model.modules() if isinstance(module, _NormBase)] if group.count > 1 else []
+        # SyncBatchNorm sees the images of all workers itself.
+        norms = [norm for norm in norms if not isinstance(norm, nn.SyncBatchNorm)]
         self._norms = [norm for norm in norms if norm.running_mean is not None]
         if any(norm.momentum is None for norm in self._norms):
             raise UserError("a norm has momentum=None, which several workers cannot share; set a number")
@@ -182,6 +185,7 @@ class SharedNetwork:
         for parameter in reached:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+            parameter.grad = parameter.grad.to_dense()
         gradients = [parameter.grad for parameter in reached]
         with torch.no_grad():
             if gradients:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -150,10 +150,11 @@ def test_to_target_from_the_five_columns():
     assert (steps.tolist(), relative) == ([pytest.approx(2.5 / 8)], True)
 
 
-accuracies = st.lists(st.floats(0, 1), min_size=1, max_size=8)
+fractions = st.integers(0, 10_000).map(lambda images: images / 10_000)
+accuracies = st.lists(fractions, min_size=1, max_size=8)
 
 
-@given(accuracies, st.floats(0.001, 1), st.floats(0.001, 1))
+@given(accuracies, fractions.filter(bool), fractions.filter(bool))
 @settings(deadline=None)
 def test_a_higher_target_takes_longer(values, one, other):
     low, high = sorted([one, other])
@@ -167,6 +168,43 @@ def test_a_higher_target_takes_longer(values, one, other):
             assert run["updates"] == pytest.approx(10 * run["epochs"])
     if runs[1]["censored"] != "right":
         assert runs[0]["epochs"] <= runs[1]["epochs"] + 1e-9
+
+
+@given(st.integers(0, 10_000), st.integers(0, 10_000), st.integers(0, 10_000))
+@settings(deadline=None)
+def test_comparisons_are_those_of_whole_images(ours, best, tolerance):
+    """Rounding decides nothing: not when a tolerance is subtracted, nor when the loss is, nor of a mean over seeds."""
+    expected = ours >= best - tolerance
+    ours, best, tolerance = (images / 10_000 for images in (ours, best, tolerance))
+    assert statistics.at_least(ours, best - tolerance) == expected
+    assert statistics.at_least(tolerance, best - ours) == expected
+    assert statistics.at_least(np.mean([ours, ours, ours]), np.mean([best] * 7) - tolerance) == expected
+
+
+@given(st.integers(100, 10_000))
+@example(5006)  # 0.5006 − 0.01 is more than 0.4906 as a float
+@settings(deadline=None)
+def test_a_target_is_reached_by_an_accuracy_that_is_equal_to_it(images):
+    """The target is a threshold: the best accuracy less the tolerance."""
+    equal, less = (images - 100) / 10_000, max(images - 101, 0) / 10_000
+    runs = to_target(Study.of(timed(("mine", 8, 0, [0, equal]), ("mine", 8, 1, [less]))), images / 10_000 - 0.01)
+    if images > 100:
+        assert runs["censored"].tolist() == ["no", "right"]
+        assert runs["epochs"].iloc[0] == pytest.approx(2)
+
+
+def test_of_equal_means_the_smallest_batch_size_is_the_reference():
+    """Whatever the order in which the seeds are added up."""
+    one, other = (0.7871, 0.7913, 0.7902), (0.7871, 0.7902, 0.7913)  # the float of the second mean is higher
+    for first, second in ((one, other), (other, one)):
+        runs = [
+            ("baseline_small", size, seed, [value])
+            for size, of in ((4, first), (16, second))
+            for seed, value in enumerate(of)
+        ]
+        assert threshold(Study.of(table(*runs))).from_batch_size == 4
+    assert statistics.first_best(pd.Series([0.1 + 0.2, 0.3, 0.3001], index=[8, 16, 32])) == 32
+    assert statistics.first_best(pd.Series([0.3, 0.1 + 0.2], index=[8, 16])) == 8
 
 
 def test_intervals_are_students_and_welchs():
@@ -230,6 +268,22 @@ def test_frontier(points):
         assert accuracy >= row.accuracy
         assert time <= row.running_time
         assert not any(a > accuracy and t <= row.running_time for a, t in points)  # the most accurate of these
+
+
+def test_equals_on_the_frontier_are_equals_in_decimals():
+    """0.1 + 0.2 and 0.3 are one accuracy and one time; a hundredth of an image more or a microsecond less is better."""
+    columns = ["accuracy", "running_time", "experiment", "batch_size", "seed"]
+
+    def dominated(*points: tuple[float, float]) -> list[bool]:
+        finals = pd.DataFrame([(*point, "mine", place, 0) for place, point in enumerate(points)], columns=columns)
+        return tables.frontier(finals).sort_values("batch_size")["dominated"].tolist()
+
+    assert dominated((0.1 + 0.2, 0.3), (0.3, 0.1 + 0.2)) == [False, False]
+    assert dominated((0.3, 0.1 + 0.2), (0.1 + 0.2, 0.1 + 0.2), (0.3, 0.3)) == [False, False, False]
+    assert dominated((0.3, 0.3), (0.300001, 0.1 + 0.2)) == [True, False]
+    assert dominated((0.3, 0.3), (0.1 + 0.2, 0.299999)) == [True, False]
+    guessing = pd.DataFrame([(0.1 + 0.05, 1.0, "mine", 8, 0)], columns=columns)
+    assert tables.frontier(guessing, least=0.15).empty
 
 
 def test_frontier_without_what_has_learned_nothing():

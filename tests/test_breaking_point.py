@@ -66,6 +66,16 @@ def test_a_loss_of_the_tolerance_keeps_the_accuracy():
     assert in_accuracy(accuracy_losses(table(("mine", 128, 0, [0.5])), found), found).batch_size == 128
 
 
+@pytest.mark.parametrize("images", range(443, 1001))
+def test_exactly_the_tolerance_is_no_loss_and_an_image_more_is(images):
+    """Rounding would lose most of these 558 accuracies: 0.797 − 0.787 is more than 0.01 as a float."""
+    found = threshold(Study.of(table(*[("baseline_small", 8, seed, [images / 1000]) for seed in range(3)])))
+    below = (images - 10) / 1000
+    runs = [("mine", size, seed, [value]) for size, value in ((128, below), (256, below - 1e-4)) for seed in range(3)]
+    verdict = in_accuracy(accuracy_losses(table(*runs), found), found)
+    assert (verdict.batch_size, verdict.low, verdict.high) == (128, 128, 128)
+
+
 def test_accuracy_of_one_seed_has_no_interval():
     verdict, losses = accuracy_verdict({128: 0.76, 256: 0.70}, seeds=1)
     assert (verdict.batch_size, verdict.low, verdict.high) == (128, None, None)
@@ -163,6 +173,10 @@ def time_verdict(seconds: dict[int, list[float | None]], trained: float = 100.0,
         ({8: [80, 81], 16: [40, 41], 32: [39, 43], 64: [60, 61]}, (16, 16, 64), None),
         ({8: [80, 81], 16: [40, 41]}, (16, 16, 16), "the largest recorded still pays"),
         ({8: [80, 81], 16: [90, 91]}, (8, 8, 8), None),
+        ({8: [80, 80], 16: [80, 80], 32: [80, 80]}, (8, 8, 8), None),  # as long is not faster
+        ({8: [0.3, 0.3], 16: [0.1 + 0.2, 0.1 + 0.2]}, (8, 8, 8), None),
+        ({8: [0.1 + 0.2, 0.1 + 0.2], 16: [0.3, 0.3]}, (8, 8, 8), None),
+        ({8: [100, 100], 16: [None, None]}, (8, 8, 8), None),  # as long already, and not there
         ({8: [None, None], 16: [40, 41], 32: [50, 51]}, (16, 16, 16), None),  # a larger one starts it
         ({8: [80, 81], 16: [None, 99]}, (8, 8, 8), None),  # longer than that already
         (

@@ -76,8 +76,8 @@ def test_likelihood_of_complete_runs_is_the_normal_one():
 
 
 def test_likelihood_of_censored_runs_is_the_integral_over_the_batch_sizes_deviation():
-    sizes, logs = np.array([8.0, 8, 8, 16]), np.array([3.0, 3.4, 2.7, 2.5])
-    likelihood = _Likelihood(sizes, logs, np.array(["no", "right", "left", "right"]))
+    sizes, logs = np.array([8.0, 8, 8, 16, 8]), np.array([3.0, 3.4, 2.7, 2.5, 3.4])  # two end alike
+    likelihood = _Likelihood(sizes, logs, np.array(["no", "right", "left", "right", "right"]))
     mid, between, within = 2.6, 0.3, 0.2
     share = between**2 / (between**2 + within**2)
     value = likelihood._log_likelihood(
@@ -86,7 +86,7 @@ def test_likelihood_of_censored_runs_is_the_integral_over_the_batch_sizes_deviat
 
     def first(u):
         at = stats.norm(mid + 0.5 + u, within)
-        return stats.norm.pdf(u, 0, between) * at.pdf(3.0) * at.sf(3.4) * at.cdf(2.7)
+        return stats.norm.pdf(u, 0, between) * at.pdf(3.0) * at.sf(3.4) ** 2 * at.cdf(2.7)
 
     def second(u):
         return stats.norm.pdf(u, 0, between) * stats.norm.sf(2.5, mid + u, within)
@@ -171,6 +171,16 @@ def test_left_censored_runs_are_upper_bounds():
             {8: [100.0, 103], 16: [101.0, 99], 32: [100.0, 98], 64: [102.0, 100]},
             "high",
             "from 8 to 64 the updates need not fall with B at all; B_crit is at most ",
+        ),
+        (  # faster than any of the curves, and that surely
+            {size: [1e6 / size**2] * 2 for size in range(10, 110)},
+            "low",
+            "from 10 to 109 the updates may fall as 1/B throughout; B_crit is at least ",
+        ),
+        (
+            {size: [1e-3 * size**2] * 2 for size in range(10, 110)},
+            "high",
+            "from 10 to 109 the updates need not fall with B at all; B_crit is at most ",
         ),
         (
             {8: [100.0], 16: [20.0], 32: [150.0]},

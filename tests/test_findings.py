@@ -288,6 +288,12 @@ def test_other_targets_are_those_of_an_analysis_with_that_target():
     assert gone.noise_scales == {"scaled_lr": None}  # every epoch ends above it
 
 
+def test_an_epoch_that_ends_at_the_target_is_not_below_it():
+    records = table(("mine", 8, 0, [0.3, 0.4906])).assign(noise_scale=[10.0, 99.0])
+    assert to_target(Study.of(records), 0.5006 - 0.01).noise_scales["mine"].high == 10  # as floats it is below
+    assert to_target(Study.of(records), 0.4907).noise_scales["mine"].high == 99
+
+
 def test_noise_scale_that_is_not_always_measurable():
     """Seeds' medians by hand: 20, 40 and unknown, then 20 and unknown twice."""
     run = ["mine", 8]
@@ -316,6 +322,29 @@ def test_noise_scale_that_is_not_always_measurable():
         "Under “mine” the gradient noise scale has no median; it was not measurable in 5 of 9 epochs, where the noise "
         "hides the gradient; the smallest measured is 10 images."
     ]
+
+
+def test_what_is_listed_has_an_end():
+    """Of many runs, batch sizes and combinations the text names some, and says how many there are."""
+    runs = [("mine", 512, seed, [0.1, 0.2]) for seed in range(30)] + [("mine", 8, seed, [0.1]) for seed in range(20)]
+    sizes = range(10, 110)
+    accuracies = [("baseline_large", size, seed, [0, size / 200]) for size in sizes for seed in (0, 1)]
+    runs += [*accuracies, *[("scaled_lr", size, seed, [*values[:1], 0.9]) for _, size, seed, values in accuracies]]
+    epochs = table(*runs).assign(running_time=lambda rows: rows["batch_size"])
+    failed = [("mine", 16, seed) for seed in range(30)]
+    found = analyse(Study.of(epochs, diverged=failed), target=0.05)
+    said = text(found, width=10_000).splitlines()
+    assert len(json_object.json_object(found)["effects"][0]["batch_sizes"]) == 100
+    (effect,) = [line for line in said if line.startswith("Effect of scaling")]
+    assert effect.startswith(
+        "Effect of scaling in points of accuracy; 16 of 100 shown: 10: +85.0 (+85.0 to +85.0); 17: "
+    )
+    assert effect.endswith("; 109: +35.5 (+35.5 to +35.5)")
+    (diverged,) = [line for line in said if "diverged" in line]
+    assert diverged.startswith("Note: 30 runs diverged and count as failures: mine B=16 seed 0, mine B=16 seed 1, ")
+    assert diverged.endswith(", … and mine B=16 seed 29 (30 in all)")
+    (ended,) = [line for line in said if "ended" in line]
+    assert ended.startswith("Note: 20 runs ended early and their accuracies do not count: mine B=8 seed 0, ")
 
 
 def test_different_lengths_are_said():

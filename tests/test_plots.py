@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import synthetic
-from test_analysis import EPOCHS, NOTHING, STUDY, table
+from test_analysis import EPOCHS, NOTHING, STUDY, table, timed
 from test_findings import LITTLE
 
 from batchscale.analysis import findings, plots
@@ -339,6 +339,41 @@ def test_frontier_joins_and_names_what_is_worth_choosing():
     line = next(line for line in ax.get_lines() if line.get_color() == "0.6")
     assert line.get_xydata().tolist() == [[1.0, 0.5], [10.0, 0.7]]
     assert {line.get_alpha() for line in ax.get_lines() if list(line.get_xdata()) == [2.0]} == {0.3}
+
+
+def test_of_very_many_batch_sizes_some_are_drawn():
+    """From the smallest to the largest, and the axis says how many; numbers on an axis keep a distance."""
+    sizes = range(2, 302)
+    epochs = table(*[("mine", size, 0, [0.1, 0.2]) for size in sizes])
+    _, axes = plt.subplots(1, 2)
+    plots.against_epoch(axes[0], epochs, "accuracy", sizes)
+    lines = [line.get_label() for line in axes[0].get_lines()]
+    assert (len(lines), lines[0], lines[-1]) == (16, "B = 2", "B = 301")
+    assert axes[0].get_xlabel() == "epoch (16 of 300 batch sizes)"
+    plots.against_batch_size(axes[1], findings.analyse(Study.of(epochs)), "accuracy")
+    shown = [int(label.get_text()) for label in axes[1].get_xticklabels()]
+    assert shown[0] == 2
+    assert len(shown) <= 14
+    assert min(np.diff(np.log(shown))) >= np.log(301 / 2) / 14
+
+
+def test_forty_modes_can_be_told_apart():
+    names = [f"mine_{number:02d}" for number in range(40)]
+    styles = [plots.mode_style(name, names) for name in (*MODES, *names)]
+    assert len({(style["color"], style["marker"]) for style in styles}) == 44
+    study = Study.of(timed(*[(name, 128, 0, [0.1, 0.5 + place / 100]) for place, name in enumerate(names)]))
+    found = findings.analyse(study, target=0.4)
+    figure, axes = plt.subplots(1, 2, figsize=(16, 8), layout="constrained")
+    plots.to_target(axes[0], found.to_target, "updates", study.modes)
+    places = np.concatenate([markers.get_offsets()[:, 0] for markers in axes[0].collections])
+    assert len(places) == 40
+    assert places.max() / places.min() < 2**0.5  # beside 128, not over other batch sizes
+    plots.against_batch_size(axes[1], found, "accuracy")
+    plots.label_lines(axes[1])
+    figure.canvas.draw()
+    inside, legend = axes[1].get_window_extent(), axes[1].get_legend().get_window_extent()
+    assert len(axes[1].get_legend().get_texts()) == 40
+    assert legend.x0 >= inside.x1  # beside the lines
 
 
 @pytest.mark.parametrize("case", LITTLE)

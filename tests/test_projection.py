@@ -20,6 +20,7 @@ from batchscale.analysis import findings, json_object, plots
 from batchscale.analysis.projection import (
     INTERCONNECTS,
     Interconnect,
+    _scaling,
     best_batch_sizes,
     compute_seconds,
     fit_interconnect,
@@ -212,6 +213,21 @@ def test_points_at_which_more_workers_stop_paying(known):
     assert [scaled[label]["pays_up_to"] for label in ("ethernet", "fast", "none")] == [8, 16, 16]
     # By hand, ms a step with B = 512: none 4 + 10.24/N; 4.64, twice as many 4.32. Ethernet adds 2(N−1)(0.05 + 0.16/N):
     # 7.1 with four, 6.26 with eight, 6.44 with sixteen.
+
+
+def test_of_equally_fast_batch_sizes_the_smallest_counts():
+    rows = [(1, 8, 0.1 + 0.2, False), (1, 16, 0.3, False), (2, 16, 0.2, False)]
+    best = best_batch_sizes(pd.DataFrame(rows, columns=["workers", "batch_size", "seconds", "extrapolated"]))
+    assert best["batch_size"].tolist() == [8, 16]
+
+
+@pytest.mark.parametrize("milliseconds", range(1, 40))
+def test_a_saving_of_exactly_a_tenth_pays(milliseconds):
+    """Ten of these against nine of them; as floats it may be less than a tenth."""
+    steps = pd.Series({8: 9 * milliseconds / 1000, 16: 10 * milliseconds / 1000})
+    found = _scaling(NONE, pd.Series({16: 1.0}), steps, 0, (), None)
+    assert found.workers[1].seconds == pytest.approx(0.9 * found.workers[0].seconds)
+    assert found.pays_up_to.workers >= 2
 
 
 def test_a_curve_that_pays_to_its_end_says_so():

@@ -148,6 +148,7 @@ PLAUSIBLE = {
     "parameters": (5, 7),
     "names": ("scaled_lr", "mine"),
     "run": "mine B=8 seed 0",
+    "named": ("mine B=8 seed 0", "mine B=8 seed 1"),
     "epoch": 3,
     "lengths": (("baseline_small", 1), ("mine", 2)),
     "single": 1,

@@ -19,7 +19,7 @@ import pandas as pd
 
 from batchscale.analysis.critical_batch_size import CriticalBatchSize
 from batchscale.analysis.reasons import Reason
-from batchscale.analysis.statistics import difference_interval
+from batchscale.analysis.statistics import SLACK, at_least, difference_interval
 from batchscale.analysis.tables import stems
 from batchscale.analysis.threshold import Threshold
 from batchscale.records.study import Run
@@ -100,7 +100,8 @@ def in_accuracy(losses: pd.DataFrame, threshold: Threshold | None, records: Coll
         return BreakingPoint.unknown(Reason.of("no finished run"), records)
     broken = losses["diverged"].to_numpy() > 0
     estimate, low, high = (
-        np.where(broken, np.inf, losses[column] - threshold.tolerance) for column in ("loss", "loss_low", "loss_high")
+        np.where(broken, np.inf, losses[column] - threshold.tolerance - SLACK)
+        for column in ("loss", "loss_low", "loss_high")
     )
     sizes = losses["batch_size"].tolist()
     verdict = _scan(sizes, estimate, low, high, records)
@@ -147,10 +148,10 @@ def in_updates(runs: pd.DataFrame, critical: CriticalBatchSize) -> BreakingPoint
 def in_time(runs: pd.DataFrame) -> BreakingPoint:
     """Last B at which the time to target still falls: the first B from which the next larger one is not faster.
 
-    Times are compared in their logarithms. The scan starts at the smallest batch size all of whose runs reach the
-    target. A larger one with a censored run counts as slower if its runs have already taken longer, or if one diverged;
-    otherwise the step is unknown, and the scan ends there. The times of runs that reach the target within their first
-    epoch are upper bounds and are used as such; a reason names them.
+    Times are compared in their logarithms; an equal one is not faster. The scan starts at the smallest batch size all
+    of whose runs reach the target. A larger one with a censored run counts as slower if its runs have already taken as
+    long, or if one diverged; otherwise the step is unknown, and the scan ends there. The times of runs that reach the
+    target within their first epoch are upper bounds and are used as such; a reason names them.
 
     Args:
         runs: rows of `tables.to_target`, of one mode.
@@ -175,8 +176,9 @@ def in_time(runs: pd.DataFrame) -> BreakingPoint:
             difference, least, most = np.nan, -np.inf, np.inf
         elif not complete[larger]:
             # What the runs are known to exceed: the difference is at least this.
-            difference, most = (difference if difference > 0 else np.nan), np.inf
-        estimate.append(difference), low.append(least), high.append(most)
+            difference, most = (difference if at_least(difference, 0) else np.nan), np.inf
+        # A step of 0 would pay in the scan, but an equal time saves nothing.
+        estimate.append(difference + SLACK), low.append(least + SLACK), high.append(most + SLACK)
     verdict = _scan(sizes, np.array(estimate), np.array(low), np.array(high), records)
     following = sizes.index(verdict.batch_size) + 1
     if following < len(sizes) and np.isnan(estimate[following]):

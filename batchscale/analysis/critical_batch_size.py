@@ -135,8 +135,12 @@ class _Likelihood:
     def __init__(self, sizes: np.ndarray, log_steps: np.ndarray, censored: np.ndarray):
         self.sizes, self.cell = np.unique(sizes, return_inverse=True)
         self.log_steps, self.exact = log_steps, censored == "no"
-        # Needing more (right) or less (left) than was seen: the normal distribution function of ± the distance.
-        self.sign = np.where(censored == "right", 1.0, -1.0)[~self.exact]
+        # Needing more (right) or less (left) than was seen: the normal distribution function of ± the distance. Runs of
+        # one batch size and length are censored at the same place and count together.
+        side = np.where(censored == "right", 1.0, -1.0)
+        alike = np.stack([self.cell, self.log_steps, side])[:, ~self.exact]
+        (cell, self.bound, self.sign), self.times = np.unique(alike, axis=1, return_counts=True)
+        self.censored_cell = cell.astype(int)
         self.count = np.bincount(self.cell[self.exact], minlength=len(self.sizes))
         self.mid_size = math.exp(np.log(self.sizes).mean())
         # One run a batch size cannot tell the two kinds of deviation apart, and need not.
@@ -193,10 +197,11 @@ class _Likelihood:
             # Given these, a batch size's deviation u is normal; the censored runs' probabilities are averaged over it.
             mean, deviation = between * total / spread, np.sqrt(between * within / spread)
             u = mean[:, None] + deviation[:, None] * _DEVIATES
-            cell = self.cell[~self.exact]
-            logs = special.log_ndtr(self.sign[:, None] * (u[cell] - residual[~self.exact][:, None]) / math.sqrt(within))
+            cell = self.censored_cell
+            distance = u[cell] - (self.bound - (mid + shape)[cell])[:, None]
+            logs = special.log_ndtr(self.sign[:, None] * distance / math.sqrt(within))
             by_cell = np.zeros_like(u)
-            np.add.at(by_cell, cell, logs)
+            np.add.at(by_cell, cell, self.times[:, None] * logs)
             value += np.logaddexp.reduce(by_cell + _LOG_DENSITY, axis=1).sum()
         return float(value)
 
@@ -212,6 +217,8 @@ def _profile_interval(likelihood: _Likelihood, cutoff: float) -> tuple[float, fl
     refined = optimize.minimize_scalar(lambda c: -likelihood(c), bounds=around, method="bounded")
     best = float(refined.x) if -refined.fun > values[top] else float(grid[top])
     level = max(likelihood(best), values.max()) - cutoff
+    if likelihood(best) < level:  # the updates fall faster than 1/B, or grow: no curve between the two fits as well
+        best = float(grid[values.argmax()])
 
     def crossing(places: np.ndarray) -> float | None:
         """Going outwards from the maximum."""

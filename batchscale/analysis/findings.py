@@ -23,11 +23,12 @@ from batchscale.analysis.breaking_point import (
 )
 from batchscale.analysis.critical_batch_size import CriticalBatchSize, critical_batch_size
 from batchscale.analysis.reasons import Reason
-from batchscale.analysis.statistics import censored_median
+from batchscale.analysis.statistics import at_least, censored_median
 from batchscale.analysis.threshold import Threshold, threshold
+from batchscale.analysis.words import MOST
 from batchscale.experiment import CLASSES
 from batchscale.modes import MODES, Mode, comparisons
-from batchscale.records.study import AGREEING, Study
+from batchscale.records.study import AGREEING, MADE_OF, Study
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def to_target(study: Study, target: float | None) -> ToTarget:
     gradient noise scale on that way, which grows as the loss falls.
     """
     runs = tables.to_target(study, math.inf if target is None else target)
-    below = study.epochs if target is None else study.epochs[study.epochs["accuracy"] < target]
+    below = study.epochs if target is None else study.epochs[~at_least(study.epochs["accuracy"], target)]
     noise = tables.noise_scales(below)
     modes = [mode for mode in study.modes.values() if mode.role == "compared"]
     curves = {mode.name: tables.curve(runs, mode) for mode in modes}
@@ -247,9 +248,9 @@ def _excluded(group: Study, others: Sequence[Study]) -> list[Reason]:
     """What is not analysed because its settings differ."""
     remarks = []
     for other in others:
-        differing = _differing(
-            {field: other.setting(field) for field in AGREEING}, {field: group.setting(field) for field in AGREEING}
-        )
+        made_of = _differing_settings(MADE_OF, other, group)
+        known = tuple(each for each in made_of if None not in each)
+        differing = _differing_settings(AGREEING, other, group) or known
         if differing:
             remarks.append(Reason.of("other settings", runs=len(other.runs), differing=differing))
         else:  # the rule of one mode, of which the group has others
@@ -261,6 +262,10 @@ def _excluded(group: Study, others: Sequence[Study]) -> list[Reason]:
     if group.sidecars and unknown:
         remarks.append(Reason.of("settings unknown", runs=unknown, of=len(group.runs)))
     return remarks
+
+
+def _differing_settings(fields: Sequence[str], there: Study, here: Study) -> tuple[tuple, ...]:
+    return _differing(*({field: study.setting(field) for field in fields} for study in (there, here)))
 
 
 def _differing(there: dict, here: dict) -> tuple[tuple, ...]:
@@ -280,13 +285,19 @@ def _remarks(
         remarks.append(Reason.of("no threshold"))
         if target is None:
             remarks.append(Reason.of("target needed"))
-    remarks += [
-        Reason.of("run diverged", run=f"{name} B={size} seed {seed}") for name, size, seed in sorted(study.diverged)
-    ]
-    remarks += [
-        Reason.of("run ended", run=f"{run.experiment} B={run.batch_size} seed {run.seed}", epoch=int(run.epoch))
+    diverged = [f"{name} B={size} seed {seed}" for name, size, seed in sorted(study.diverged)]
+    ended = {
+        f"{run.experiment} B={run.batch_size} seed {run.seed}": int(run.epoch)
         for run in tables.unfinished(study).itertuples()
-    ]
+    }
+    if len(diverged) > MOST:
+        remarks.append(Reason.of("runs diverged", named=diverged))
+    else:
+        remarks += [Reason.of("run diverged", run=run) for run in diverged]
+    if len(ended) > MOST:
+        remarks.append(Reason.of("runs ended", named=list(ended)))
+    else:
+        remarks += [Reason.of("run ended", run=run, epoch=epoch) for run, epoch in ended.items()]
     lengths = {name: int(epoch) for name, epoch in finals.groupby("experiment")["epoch"].first().items()}
     if len(set(lengths.values())) > 1:
         remarks.append(Reason.of("lengths differ", lengths=tuple(lengths.items())))

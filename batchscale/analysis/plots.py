@@ -28,6 +28,7 @@ from batchscale.analysis.projection import ModeProjection
 from batchscale.analysis.reasons import together
 from batchscale.analysis.tables import over_seeds
 from batchscale.analysis.threshold import Threshold
+from batchscale.analysis.words import MOST, spread
 from batchscale.modes import MODES, Mode
 
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -47,10 +48,11 @@ LOGARITHMIC = ("running_time", "learning_rate", "updates", "time_to_target")
 
 
 def mode_style(name: str, names: Iterable[str] = ()) -> dict:
-    """Colour and marker of a mode; those of the user's own, in `names`, take the next ones in turn."""
+    """Colour and marker of a mode; those of the user's own, in `names`, take the next ones in turn, 49 pairs in all."""
     own = sorted(set(names) - set(MODES))
     place = [*MODES, *own].index(name) if name in MODES or name in own else len(MODES)
-    return {"color": _COLOURS[place % len(_COLOURS)], "marker": _MARKERS[place % len(_MARKERS)]}
+    turn, colour = divmod(place, len(_COLOURS))
+    return {"color": _COLOURS[colour], "marker": _MARKERS[(colour + turn) % len(_MARKERS)]}
 
 
 def against_batch_size(ax: Axes, found: Findings, column: str, names: Collection[str] | None = None) -> None:
@@ -75,11 +77,13 @@ def against_batch_size(ax: Axes, found: Findings, column: str, names: Collection
 
 def against_epoch(ax: Axes, epochs: pd.DataFrame, column: str, batch_sizes: Sequence[int] | None = None) -> None:
     """A column of one mode against the epoch: one line per batch size through the means over the seeds, from light to
-    dark, with their range as a band.
+    dark, with their range as a band. Of very many batch sizes some are drawn, from the smallest to the largest.
 
     `epochs` are rows of one mode. `batch_sizes` fixes the shades where several axes share them.
     """
-    sizes = sorted(set(epochs["batch_size"]) if batch_sizes is None else set(batch_sizes))
+    own = sorted(set(epochs["batch_size"]))
+    drawn, sizes = spread(own), own if batch_sizes is None else sorted(set(batch_sizes))
+    epochs = epochs[epochs["batch_size"].isin(drawn)]
     if epochs.empty:
         _nothing(ax, "no runs")
     else:
@@ -89,7 +93,7 @@ def against_epoch(ax: Axes, epochs: pd.DataFrame, column: str, batch_sizes: Sequ
         marker = "o" if len(table) == 1 else None
         ax.plot(table["epoch"], table["mean"], color=shades[size], marker=marker, label=f"B = {size}")
         _band(ax, table["epoch"], table["low"], table["high"], shades[size])
-    ax.set_xlabel("epoch")
+    ax.set_xlabel("epoch" if len(drawn) == len(own) else f"epoch ({len(drawn)} of {len(own)} batch sizes)")
     _value_axis(ax, column)
 
 
@@ -129,7 +133,7 @@ def label_lines(ax: Axes) -> None:
     heights = sorted(ax.transData.transform((1, line.get_ydata()[-1]))[1] for line in ending)
     near = min(np.diff(heights), default=np.inf) < 11 * ax.figure.dpi / 72  # a line of text of 8 points
     if near or len(named) > len(ending) + 1:
-        ax.legend(handles=lines, fontsize=8)
+        _legend(ax, handles=lines)
         return
     for line in named:
         x, y = line.get_xydata().T
@@ -170,7 +174,8 @@ def to_target(ax: Axes, at: ToTarget, column: str, modes: Mapping[str, Mode]) ->
     for place, name in enumerate(names):
         mode = runs[runs["experiment"] == name]
         style = mode_style(name, modes)
-        aside = mode["batch_size"] * 2 ** (0.12 * (place - (len(names) - 1) / 2))  # or else they would hide each other
+        # Side by side, or else they would hide each other; all modes together within half a power of two.
+        aside = mode["batch_size"] * 2 ** (min(0.12, 0.5 / len(names)) * (place - (len(names) - 1) / 2))
         started, censored = mode["value"] > 0, mode["censored"] == "right"
         line = means[means["experiment"] == name].dropna(subset=column)
         ax.plot(line["batch_size"], line[column], label=modes[name].label, markersize=5, **style)
@@ -328,7 +333,7 @@ def noise_scales(ax: Axes, found: Findings) -> None:
         if of_any:
             ax.plot([], [], "o", color="0.3", markerfacecolor=face, label=label)
     labels = [textwrap.fill(mode.mode.label, 16) for mode in found.modes.values()]
-    ax.set_yticks([-place for place in range(len(names))], labels)
+    ax.set_yticks([-place for place in range(len(names))], labels, fontsize=None if len(names) <= 8 else 7)
     ax.set_ylim(-len(names) + 0.4, 0.6)
     _log2_axis(ax, powers)
     ax.set_xlim(powers[0] / 1.5, right)
@@ -359,7 +364,7 @@ def frontier(ax: Axes, found: Findings) -> None:
     else:
         ax.plot(best["running_time"], best["accuracy"], color="0.6", linewidth=1, zorder=0)
     if names:
-        ax.legend(fontsize=8, title="number: batch size", title_fontsize=8)
+        _legend(ax, title="number: batch size", title_fontsize=8)
         ax.margins(x=0.16, y=0.12)  # room for the numbers beside the points
     _value_axis(ax, "accuracy")
     ax.set_xlabel(COLUMN_LABELS["running_time"])
@@ -468,6 +473,13 @@ def _key(ax: Axes, label: str, **style) -> None:
     ax.plot([], [], label=label, color="0.4", linewidth=1, **style)
 
 
+def _legend(ax: Axes, **how) -> None:
+    """Within the axes, or beside them if it is long enough to hide what they show."""
+    count = len(how.get("handles", ax.get_legend_handles_labels()[0]))
+    beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False, "ncols": math.ceil(count / 24)}
+    ax.legend(fontsize=8, **how, **(beside if count > MOST else {}))
+
+
 def _legend_above(ax: Axes) -> None:
     """Where it hides nothing."""
     ax.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
@@ -490,8 +502,19 @@ def _log2_axis(ax: Axes, batch_sizes: Iterable[int]) -> None:
     ax.set_xscale("log", base=2)
     if len(sizes) == 1:  # or else the axis would end at the next floats
         ax.set_xlim(sizes[0] / 2, sizes[0] * 2)
-    ax.xaxis.set_major_locator(FixedLocator(sizes, nbins=14))  # of more, every second
+    ticks = _apart(sizes)
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:.10g}"))
-    ax.tick_params(axis="x", labelrotation=45 if len(sizes) > 7 else 0)
+    ax.tick_params(axis="x", labelrotation=45 if len(ticks) > 7 else 0)
     ax.set_xlabel("batch size")
+
+
+def _apart(sizes: list[int]) -> list[int]:
+    """Of these sizes, in order, those whose numbers have room beside one another on a logarithmic axis."""
+    ticks = sizes[:1]
+    room = (math.log(sizes[-1]) - math.log(sizes[0])) / (13.5 if len(sizes) > 14 else 27) if sizes else 0
+    for size in sizes[1:]:
+        if math.log(size) - math.log(ticks[-1]) >= room:
+            ticks.append(size)
+    return ticks

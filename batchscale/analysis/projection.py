@@ -21,6 +21,7 @@ from scipy import optimize
 from batchscale.analysis import tables
 from batchscale.analysis.findings import to_target
 from batchscale.analysis.reasons import Reason
+from batchscale.analysis.statistics import SLACK, at_least
 from batchscale.analysis.threshold import threshold
 from batchscale.modes import Mode
 from batchscale.records.study import Run, Study
@@ -144,8 +145,12 @@ def times_to_target(
 
 
 def best_batch_sizes(times: pd.DataFrame) -> pd.DataFrame:
-    """The fastest batch size for every number of workers, with the `efficiency` T(1)/(N·T(N)) that it leaves."""
-    best = times.loc[times.groupby("workers")["seconds"].idxmin()].reset_index(drop=True)
+    """The fastest batch size for every number of workers, with the `efficiency` T(1)/(N·T(N)) that it leaves.
+
+    Of batch sizes that are equally fast the smallest counts.
+    """
+    fast = times[times["seconds"] <= (1 + SLACK) * times.groupby("workers")["seconds"].transform("min")]
+    best = fast.sort_values(["workers", "batch_size"]).drop_duplicates("workers", ignore_index=True)
     return best.assign(efficiency=best["seconds"][0] / (best["workers"] * best["seconds"]))
 
 
@@ -283,7 +288,8 @@ def _scaling(
         return Scaling((), pd.DataFrame(), None, None, None, (reason,))
     times = times_to_target(updates, steps, gradient_bytes or 0, link)
     best = [WorkerTime(**row) for row in best_batch_sizes(times).to_dict("records")]
-    pays = _last([twice.seconds <= (1 - SAVING) * once.seconds for once, twice in pairwise(best)])
+    pays = _last([at_least(1 - twice.seconds / once.seconds, SAVING) for once, twice in pairwise(best)])
+    least = min(each.seconds for each in best)
     compared = best[: pays + 2]  # what the verdict rests on
     reasons = []
     if pays == len(best) - 1:
@@ -297,8 +303,8 @@ def _scaling(
         workers=tuple(best),
         times=times,
         pays_up_to=best[pays],
-        half_efficient_up_to=best[_last([each.efficiency >= 0.5 for each in best[1:]])].workers,
-        fastest=min(best, key=lambda each: each.seconds),
+        half_efficient_up_to=best[_last([at_least(each.efficiency, 0.5) for each in best[1:]])].workers,
+        fastest=next(each for each in best if each.seconds <= least * (1 + SLACK)),
         reasons=tuple(reasons),
     )
 

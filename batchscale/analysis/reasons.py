@@ -127,7 +127,9 @@ WORDING: dict[str, Callable[..., str]] = {
     "no threshold": lambda: "no run of baseline_small is finished, so there is no threshold",
     "target needed": lambda: "without a threshold, updates and time to target need a target",
     "run diverged": lambda run: f"the run {run} diverged; it counts as a failure",
+    "runs diverged": lambda named: f"{len(named)} runs diverged and count as failures: {listed(named)}",
     "run ended": lambda run, epoch: f"the run {run} ended after epoch {epoch}; its accuracy does not count",
+    "runs ended": lambda named: f"{len(named)} runs ended early and their accuracies do not count: {listed(named)}",
     "lengths differ": lambda lengths: (
         "the modes were trained for different numbers of epochs ("
         + ", ".join(f"{name} {epochs}" for name, epochs in lengths)

@@ -6,6 +6,7 @@ A sentence that the records do not bear out is not written. Rules whose interval
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 
 from batchscale.analysis import tables
@@ -13,6 +14,7 @@ from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
 from batchscale.analysis.critical_batch_size import CriticalBatchSize
 from batchscale.analysis.findings import Effect, Findings, ModeFindings
 from batchscale.analysis.reasons import together
+from batchscale.analysis.statistics import first_best
 from batchscale.analysis.threshold import Threshold
 from batchscale.analysis.words import (
     count,
@@ -79,7 +81,7 @@ def accuracy(mode: ModeFindings, found: Threshold | None) -> str:
     if found is None and known.empty:
         return f"Every run of {phrase} diverges."
     if found is None:
-        best = known.loc[known["accuracy"].idxmax()]
+        best = known.loc[first_best(known["accuracy"])]
         return sentence(
             f"{phrase} reaches {_accuracy(best)} at {best['batch_size']:.0f}; without small minibatches nothing says "
             f"whether that is enough"
@@ -253,7 +255,7 @@ def time(found: Findings) -> list[str]:
             at = f"at {sizes[0]}" if len(sizes) == 1 else f"at any batch size from {sizes[0]} to {sizes[-1]}"
             sentences.append(f"Under {phrase} not all runs reach the target {at}.")
             continue
-        best, first = times.idxmin(), times.index.min()
+        best, first = first_best(-np.log(times)), times.index.min()
         against = "" if best == first else f", compared with {number(times[first])} s at {first}"
         sentences.append(
             f"Under {phrase} the target is reached soonest at {best}, in {number(times[best])} s{against}."

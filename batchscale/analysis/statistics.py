@@ -1,9 +1,35 @@
-"""Intervals of means and of their differences, and medians of censored values."""
+"""Comparisons that rounding does not decide, intervals of means and differences, and medians of censored values."""
 
 from collections.abc import Collection
 
 import numpy as np
+import pandas as pd
 from scipy import stats
+
+# Accuracies are multiples of 1/n of a test set, and so are their means over seeds of 1/(seeds·n), which is far more.
+# Rounding errors of sums and differences of fractions are near 1e-16, which is far less.
+SLACK = 1e-9
+
+
+def at_least(value, bound):
+    """Whether value ≥ bound, as exact for decimals as if they had been worked out by hand.
+
+    0.787 + 0.01 is 0.797 here, although the floats differ in their last digit: a value counts as equal to a bound that
+    is higher by `SLACK` or less. Every comparison of an accuracy or loss with a threshold, target or tolerance, or with
+    another accuracy, is this one. `not at_least(b, a)` is a > b. Times are compared by their logarithms or ratios.
+
+    Args:
+        value, bound: numbers or arrays; NaN is not at least anything.
+
+    >>> 0.787 >= 0.797 - 0.01, at_least(0.787, 0.797 - 0.01), at_least(0.7869, 0.797 - 0.01)
+    (False, True, False)
+    """
+    return value >= bound - SLACK
+
+
+def first_best(values: pd.Series):
+    """Label of the highest value, of equals the first; see `at_least`."""
+    return values.index[at_least(values, values.max())][0]
 
 
 def mean_interval(values: Collection[float], confidence: float = 0.95) -> tuple[float, float]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from batchscale.analysis.reasons import Reason
-from batchscale.analysis.statistics import censored_median, difference_interval, mean_interval
+from batchscale.analysis.statistics import SLACK, at_least, difference_interval, mean_interval
 from batchscale.modes import REFERENCE, Mode
 from batchscale.records.study import RUN, Study, is_any
 
@@ -44,7 +44,7 @@ def final(study: Study) -> pd.DataFrame:
 def unfinished(study: Study) -> pd.DataFrame:
     """The last row of every run that did not diverge and that `final` leaves out."""
     epochs = _not_diverged(study)
-    last = epochs.sort_values("epoch").groupby(RUN, as_index=False).tail(1)
+    last = epochs.sort_values([*RUN, "epoch"]).drop_duplicates(RUN, keep="last")
     return last[last["epoch"] < last["experiment"].map(planned_epochs(epochs))].reset_index(drop=True)
 
 
@@ -90,7 +90,7 @@ def to_target(study: Study, target: float) -> pd.DataFrame:
     rows = []
     for start, end in pairwise(starts):
         accuracy, amount = accuracies[start:end], amounts[start:end]
-        reached = np.flatnonzero(accuracy >= target)
+        reached = np.flatnonzero(at_least(accuracy, target))
         at_target, censored = np.full(3, np.nan), "right"
         if len(reached):
             at, censored = reached[0], "no" if reached[0] else "left"
@@ -203,14 +203,20 @@ def frontier(finals: pd.DataFrame, least: float = 0.0) -> pd.DataFrame:
     table = finals.groupby(["experiment", "batch_size"], as_index=False).agg(
         accuracy=("accuracy", "mean"), running_time=("running_time", "mean"), seeds=("seed", "count")
     )
-    table = table[table["accuracy"] > least]
+    table = table[~at_least(least, table["accuracy"])]
     table = table.sort_values(["running_time", "accuracy"], ascending=[True, False], ignore_index=True)
-    by = []
-    for row in table.itertuples():
-        as_good = (table["accuracy"] >= row.accuracy) & (table["running_time"] <= row.running_time)
-        better = table[as_good & ((table["accuracy"] > row.accuracy) | (table["running_time"] < row.running_time))]
-        best = better.loc[better["accuracy"].idxmax()] if len(better) else None
-        by.append(None if best is None else (best["experiment"], int(best["batch_size"])))
+    times, accuracies = table["running_time"].to_numpy(), table["accuracy"].to_numpy()
+    best = []  # the place of the most accurate up to each place, of equals the fastest
+    for place, accuracy in enumerate(accuracies):
+        best.append(best[-1] if place and at_least(accuracies[best[-1]], accuracy) else place)
+    no_slower = np.searchsorted(times, times * (1 + SLACK), "right")  # how many are, itself included
+    faster = np.searchsorted(times, times * (1 - SLACK), "left")
+    names, by = list(zip(table["experiment"], table["batch_size"].tolist(), strict=True)), []
+    for accuracy, some, fewer in zip(accuracies, no_slower, faster, strict=True):
+        better = best[some - 1]
+        if at_least(accuracy, accuracies[better]):  # none is more accurate; one as accurate may be faster
+            better = best[fewer - 1] if fewer and at_least(accuracies[best[fewer - 1]], accuracy) else None
+        by.append(None if better is None else names[better])
     table["dominated"] = [place is not None for place in by]
     table["dominated_by"] = pd.Series(by, dtype=object)
     return table
@@ -249,7 +255,8 @@ def noise_scales(epochs: pd.DataFrame) -> pd.DataFrame:
     than small. It counts as +∞, or else the median would be too low; a median or a `high` that would be infinite is
     NaN. A run that never measured it has no row.
     """
-    table = epochs.groupby(RUN)["noise_scale"].agg(
-        median=censored_median, low="min", high=lambda scales: scales.max(skipna=False), epochs="size", measured="count"
-    )
-    return table[table["measured"] > 0].reset_index()
+    scales = epochs["noise_scale"].astype(float)
+    groups = epochs[RUN].assign(scale=scales.fillna(np.inf), is_measured=scales.notna()).groupby(RUN)
+    table = groups["scale"].agg(["median", "min", "max", "size"]).set_axis(["median", "low", "high", "epochs"], axis=1)
+    table["measured"] = groups["is_measured"].sum()
+    return table[table["measured"] > 0].replace(np.inf, np.nan).reset_index()

@@ -9,7 +9,18 @@ from batchscale.analysis.findings import Effect, Findings, ModeFindings
 from batchscale.analysis.projection import MEANING, Projection, Scaling, WorkerTime
 from batchscale.analysis.reasons import grouped, together
 from batchscale.analysis.threshold import Threshold
-from batchscale.analysis.words import UNDETERMINED, count, interval, listed, number, percent, points, signed, upwards
+from batchscale.analysis.words import (
+    UNDETERMINED,
+    count,
+    interval,
+    listed,
+    number,
+    percent,
+    points,
+    signed,
+    spread,
+    upwards,
+)
 
 _INDENT = "    "
 
@@ -28,11 +39,11 @@ def text(found: Findings, width: int = 80) -> str:
         parts.append(_effect(effect))
     best = found.pareto
     if len(best):
-        shown = "; ".join(
+        each = [
             f"{row.experiment} {row.batch_size} ({percent(row.accuracy)}, {number(row.running_time)} s)"
             for row in best.itertuples()
-        )
-        parts.append(f"Pareto frontier of accuracy and time, {len(best)} of {len(found.frontier)}: {shown}")
+        ]
+        parts.append(f"Pareto frontier of accuracy and time, {len(best)} of {len(found.frontier)}{_some(each)}")
     parts += [f"Note: {remark}" for remark in found.remarks]
     return _wrapped(parts, width)
 
@@ -117,7 +128,13 @@ def _effect(effect: Effect) -> str:
         f"{listed([row.batch_size for row in rows])}: {difference}"
         for difference, rows in itertools.groupby(effect.differences.itertuples(), said)
     ]
-    return f"Effect of {effect.name} in points of accuracy: {'; '.join(shown) or effect.reason}"
+    return f"Effect of {effect.name} in points of accuracy{_some(shown or [str(effect.reason)])}"
+
+
+def _some(items: list[str]) -> str:
+    """What follows a heading; where there is much of it, a part from beginning to end."""
+    shown = spread(items)
+    return f"{'' if len(shown) == len(items) else f'; {len(shown)} of {len(items)} shown'}: {'; '.join(shown)}"
 
 
 def _workers(name: str, scalings: dict[str, Scaling]) -> str:

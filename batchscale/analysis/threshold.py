@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batchscale.analysis.statistics import mean_interval
+from batchscale.analysis.statistics import first_best, mean_interval
 from batchscale.analysis.tables import final, stems
 from batchscale.modes import REFERENCE
 from batchscale.records.study import Study
@@ -61,7 +61,7 @@ def threshold(study: Study, tolerance: float = 0.01, of: str = "best") -> Thresh
     if small.empty:
         return None
     table = small.pivot_table("accuracy", "seed", "batch_size")
-    best = int(table.mean().idxmax())
+    best = int(first_best(table.mean()))
     if of == "best":
         table, small = table[[best]].dropna(), small[small["batch_size"] == best]
     # A seed that some batch sizes lack is judged by those it has, less what these have over the others.

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral
 
 UNDETERMINED = "–"
+MOST = 16  # of what is listed in a sentence or a legend; JSON has all of it
 
 
 def number(value: float | None) -> str:
@@ -102,13 +103,28 @@ def count(value: float, what: str) -> str:
 
 
 def listed(items: Iterable, last: str = "and") -> str:
-    """Items in a sentence.
+    """Items in a sentence; of more than `MOST` the first ones, the last one and their number.
 
     >>> listed(["a", "b", "c"])
     'a, b and c'
+    >>> listed(range(300))
+    '0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, … and 299 (300 in all)'
     """
     *first, end = [*map(str, items)] or [""]
+    if len(first) >= MOST:
+        return f"{', '.join(first[: MOST - 2])}, … {last} {end} ({len(first) + 1} in all)"
     return f"{', '.join(first)} {last} {end}" if first else end
+
+
+def spread(items: Sequence, most: int = MOST) -> list:
+    """At most so many of the items, evenly from the first to the last.
+
+    >>> spread(range(100), 4), spread(range(3), 4)
+    ([0, 33, 66, 99], [0, 1, 2])
+    """
+    if len(items) <= most:
+        return list(items)
+    return [items[round(place * (len(items) - 1) / (most - 1))] for place in range(most)]
 
 
 def sizes_at(sizes: Sequence[int], among: Sequence[int]) -> str:

@@ -7,12 +7,13 @@ study.groups()                      # parts whose settings agree, the largest fi
 study.where(width=0.25)             # the runs with that setting
 """
 
+import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,8 @@ from batchscale import modes
 from batchscale.errors import UserError
 from batchscale.experiment import Experiment
 from batchscale.modes import Mode
-from batchscale.records.tables import digest, load, sidecars
+from batchscale.paths import typed
+from batchscale.records.tables import contents, digest_of, epochs_of, sidecars
 
 RUN = ["experiment", "batch_size", "seed"]  # what tells one run from another
 Run = tuple[str, int, int]
@@ -31,6 +33,7 @@ AGREEING = (
     *("dataset", "train_size", "model", "width", "momentum", "weight_decay", "base_lr", "reference_batch_size"),
     "precision",
 )
+MADE_OF = ("data", "network")  # in which they must agree where their sidecars note them
 RULE = ("lr_scaling", "warmup", "warmup_epochs")  # in which the runs of one mode must agree
 TIMES = ["running_time", "epoch_time", "images_per_second"]
 
@@ -61,11 +64,12 @@ class Study:
         """All records of a folder. Needs the CSVs alone; a missing or empty folder gives a study without runs.
 
         Raises:
-            UserError: a CSV cannot be read, see `tables.read_csv`.
+            UserError: the folder or a file in it cannot be read, or two hold the same run, see `tables.epochs_of`.
         """
-        folder = Path(data_dir).expanduser()
-        study = cls.of(load(folder), sidecars=sidecars(folder))
-        return replace(study, folder=folder.resolve().name, digest=digest(folder))
+        folder = typed(data_dir, "data_dir")
+        csvs = contents(folder, ".csv")
+        study = cls.of(epochs_of(csvs), sidecars=sidecars(folder))
+        return replace(study, folder=folder.resolve().name, digest=digest_of(csvs))
 
     @classmethod
     def of(
@@ -108,10 +112,7 @@ class Study:
 
         Modes without sidecars are not in it.
         """
-        counts: dict[str, Counter] = {}
-        for run, settings in self.settings.items():
-            counts.setdefault(run[0], Counter())[_rule(settings)] += 1
-        return {name: dict(zip(RULE, rules.most_common(1)[0][0], strict=True)) for name, rules in counts.items()}
+        return _commonest_rules(self.settings)
 
     def only(self, runs: Collection[Run]) -> "Study":
         """The same study with these runs alone."""
@@ -154,17 +155,21 @@ class Study:
         return (self.settings.get(run, {}) | by_name).get(field, "unknown")
 
     def groups(self) -> list["Study"]:
-        """Parts whose runs agree in the settings `AGREEING`, and whose modes each have one rule; the largest first.
+        """Parts whose runs agree in `AGREEING` and `MADE_OF`, and whose modes each have one rule; the largest first.
 
-        A run without a sidecar says nothing of its settings and belongs to the largest part.
+        A run without a sidecar says nothing of its settings and belongs to the largest part. One whose sidecar does not
+        note its data or network belongs to the largest part among those with its settings.
         """
         unknown = [run for run in _as_runs(self.runs) if run not in self.settings]
         agreeing: dict[tuple, list[Run]] = {}
         for run, settings in self.settings.items():
             agreeing.setdefault(tuple(settings.get(field) for field in AGREEING), []).append(run)
+        same = list(agreeing.values())
+        for field in MADE_OF:
+            same = [part for runs in same for part in self._apart(runs, field)]
         parts: list[list[Run]] = []
-        for runs in agreeing.values():
-            rules, by_rule = self.only(runs).rules, {}
+        for runs in same:
+            rules, by_rule = _commonest_rules({run: self.settings[run] for run in runs}), {}
             for run in runs:
                 rule = _rule(self.settings[run])
                 # Runs of a mode under another rule than its usual one are a part of their own.
@@ -174,25 +179,40 @@ class Study:
         largest, *others = sorted(parts, key=len, reverse=True) or [[]]
         return [self.only(part) for part in ([*largest, *unknown], *others)]
 
+    def _apart(self, runs: list[Run], field: str) -> list[list[Run]]:
+        """Parts of these runs with the same data or the same network; unknown ones belong to the largest."""
+        by_value: dict[str | None, list[Run]] = {}
+        for run in runs:
+            by_value.setdefault(_noted(self.sidecars[run], field), []).append(run)
+        unknown = by_value.pop(None, [])
+        largest, *others = sorted(by_value.values(), key=len, reverse=True) or [[]]
+        return [largest + unknown, *others]
+
     def setting(self, field: str):
-        """The value that all runs with a sidecar share; None where they do not, or none has one."""
-        values = {settings.get(field) for settings in self.settings.values()}
+        """The value that all runs with a sidecar share; None where they do not, or none has one.
+
+        The fields of `MADE_OF` are given in a few words, and a run that does not note them shares any value.
+        """
+        if field in MADE_OF:
+            values = {_noted(content, field) for content in self.sidecars.values()} - {None}
+        else:
+            values = {settings.get(field) for settings in self.settings.values()}
         return values.pop() if len(values) == 1 else None
 
     @cached_property
     def devices(self) -> Counter:
         """What the runs were trained on, as (type, name, threads, workers), with the number of runs."""
-        return Counter(filter(None, map(_device, self.sidecars.values())))
+        return Counter(device for content in self.sidecars.values() for device in _devices(content))
 
     def timed(self) -> "Study":
         """The same study with the times of the commonest device alone; those of other devices become NaN.
 
-        A run without a sidecar keeps its times.
+        So do those of a run that was trained on several. A run without a sidecar keeps its times.
         """
         if len(self.devices) < 2:
             return self
         usual = self.devices.most_common(1)[0][0]
-        others = [run for run, content in self.sidecars.items() if _device(content) not in (usual, None)]
+        others = [run for run, content in self.sidecars.items() if _devices(content) - {usual}]
         epochs = self.epochs.copy()
         epochs.loc[is_any(epochs, others), TIMES] = np.nan
         return replace(self, epochs=epochs)
@@ -200,8 +220,9 @@ class Study:
 
 def is_any(table: pd.DataFrame, runs: Collection[Run]) -> np.ndarray:
     """Which rows of a table belong to one of these runs."""
-    runs = set(runs)
-    return np.array([run in runs for run in table[RUN].itertuples(index=False, name=None)], dtype=bool)
+    if not len(table) or not runs:
+        return np.zeros(len(table), dtype=bool)
+    return pd.MultiIndex.from_frame(table[RUN]).isin(list(runs))
 
 
 def _as_runs(table: pd.DataFrame) -> list[Run]:
@@ -212,14 +233,33 @@ def _run(experiment: Mapping) -> Run:
     return experiment["name"], int(experiment["batch_size"]), int(experiment["seed"])
 
 
+def _commonest_rules(settings: Mapping[Run, Mapping]) -> dict[str, dict]:
+    counts: dict[str, Counter] = {}
+    for run, of_run in settings.items():
+        counts.setdefault(run[0], Counter())[_rule(of_run)] += 1
+    return {name: dict(zip(RULE, rules.most_common(1)[0][0], strict=True)) for name, rules in counts.items()}
+
+
 def _rule(settings: Mapping) -> tuple:
     scaling, warmup = settings["lr_scaling"], settings["warmup"]
     return scaling, warmup, None if warmup == "none" else settings["warmup_epochs"]
 
 
-def _device(content: Mapping) -> tuple | None:
-    device = content.get("device")
-    return device and (device.get("type"), device.get("name"), device.get("threads"), content.get("workers", 1))
+def _noted(content: Mapping, field: str) -> str | None:
+    """Data or network of a run in a few words, equal where these are equal; None if its sidecar does not note it."""
+    noted = content.get(field)
+    if not isinstance(noted, dict):
+        return None
+    if field == "data":
+        return "{train_images} + {test_images} images (digest {digest:.12})".format(**noted)
+    shapes = hashlib.sha256(json.dumps(noted, sort_keys=True).encode()).hexdigest()
+    return f"one of {content.get('parameters')} parameters (digest of names and shapes {shapes:.12})"
+
+
+def _devices(content: Mapping) -> set[tuple]:
+    """What the parts of a run were trained on; an older version noted the latest alone."""
+    noted = [(part["device"], part.get("workers", 1)) for part in content.get("parts", [content]) if part.get("device")]
+    return {(device.get("type"), device.get("name"), device.get("threads"), workers) for device, workers in noted}
 
 
 def _numbers_first(value) -> tuple:

@@ -12,6 +12,7 @@ Runs that are recorded already are not trained again, and interrupted ones go on
 """
 
 import contextlib
+import functools
 import io
 import json
 import math
@@ -25,9 +26,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from batchscale import streams
 from batchscale.errors import UserError, first_line
 from batchscale.experiment import LARGE_BATCH_SIZES, SEEDS, SMALL_BATCH_SIZES, Experiment
 from batchscale.modes import MODES, REFERENCE
+from batchscale.paths import typed
 
 Folder = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
 
@@ -54,6 +57,8 @@ class Flags(Experiment):
     """seconds between checkpoints within an epoch"""
     keep_state: bool = False
     """keep the last state of a run that completes, so that more epochs can be added to it later"""
+    noise_scale: bool = True
+    """measure the gradient noise scale after each epoch; it needs memory for two more gradients"""
 
     def __post_init__(self):
         """Validated when it becomes an `Experiment`, so that every error has one form."""
@@ -71,7 +76,8 @@ class Flags(Experiment):
         """Train what is not recorded."""
         from batchscale import sweeps
 
-        names = ("data_root", "scratch_dir", "when_locked", "on_out_of_memory", "save_seconds", "keep_state")
+        names = ("data_root", "scratch_dir", "when_locked", "on_out_of_memory", "save_seconds")
+        names += ("keep_state", "noise_scale")
         folder = self.data_dir or Path("runs") / re.sub(r"[^A-Za-z0-9_.-]", "-", self.dataset)
         sweeps.run(experiments, data_dir=folder, **how, **{name: getattr(self, name) for name in names})
 
@@ -155,7 +161,7 @@ class Study:
         given = {name: value for name, value in vars(self).items() if value is not None}
         out, small, large = given.pop("out"), given.pop("small", None), given.pop("large", None)
         if "data_root" in given:
-            given["data_root"] = str(Path(self.data_root).expanduser().resolve())
+            given["data_root"] = str(typed(self.data_root, "data_root").resolve())
         if "seeds" in given:
             given["seeds"] = list(self.seeds)
         notebooks.execute(out, given, small=small, large=large)
@@ -177,11 +183,11 @@ class Records:
     def study(self):
         """The records, validated and chosen."""
         from batchscale.records import Study
+        from batchscale.records.tables import require_folder
 
         if self.target is not None and not 0 < self.target <= 1:
             raise UserError(f"target is {self.target}; it must be a fraction, above 0 and at most 1")
-        if not Path(self.data_dir).expanduser().is_dir():
-            raise UserError(f"there is no folder {self.data_dir}; name the one that holds the CSVs")
+        require_folder(self.data_dir)
         settings = {}
         for each in self.where:
             field, equals, value = each.partition("=")
@@ -207,7 +213,7 @@ class Analyse(Records):
         from batchscale.analysis import findings, json_object, terminal
 
         found = findings.analyse(study, tolerance=self.tolerance, target=self.target, of=self.threshold)
-        print(_json(json_object.json_object(found)) if self.json else terminal.text(found, width=_width()))
+        _answer(_json(json_object.json_object(found)) if self.json else terminal.text(found, width=_width()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +245,7 @@ class Project(Records):
         found = projection.project(study, parameters=self.parameters, interconnects=links, target=self.target)
         if self.figure is not None:
             self._draw(found)
-        print(_json(json_object.projection_object(found)) if self.json else terminal.projection_text(found, _width()))
+        _answer(_json(json_object.projection_object(found)) if self.json else terminal.projection_text(found, _width()))
 
     def _interconnect(self) -> dict:
         from batchscale.analysis.projection import Interconnect, fit_interconnect
@@ -259,8 +265,9 @@ class Project(Records):
         figure = Figure(figsize=(4.6 * len(modes), 4), layout="constrained")
         for ax, mode in zip(figure.subplots(1, len(modes), squeeze=False).flat, modes, strict=True):
             plots.projection(ax, mode, found.modes)
+        path = typed(self.figure, "figure")
         try:
-            figure.savefig(self.figure, dpi=150)
+            figure.savefig(path, dpi=150)
         except (OSError, ValueError) as error:  # ValueError: a format that matplotlib does not know
             raise UserError(f"{self.figure} cannot be written ({first_line(error)}); name another file") from error
 
@@ -296,7 +303,7 @@ class NoiseScale:
         setting = replace(experiment, **given) if experiment else Experiment(batch_size=1, **given)
         training = Training(setting, datasets.load(setting.dataset, self.data_root))
         training.load_state_dict(state if experiment else {**training.state_dict(), "model": state})
-        found = training.measure_noise_scale(self.images)
+        found = training.measure_noise_scale(self.images, with_standard_error=True)
         if found is None:
             raise UserError(
                 f"{len(training.data.train_images)} training images, or the room on {training.device}, do not suffice "
@@ -304,11 +311,11 @@ class NoiseScale:
             )
         if self.json:
             values = {"noise_scale": found.noise_scale, **asdict(found), "updates": training.updates}
-            print(_json({key: value if math.isfinite(value) else None for key, value in values.items()}))
+            _answer(_json({key: value if math.isfinite(value) else None for key, value in values.items()}))
         elif found.is_measurable:
-            print(f"gradient noise scale: {found.noise_scale:.1f} ± {found.standard_error:.1f} images, {found}")
+            _answer(f"gradient noise scale: {found.noise_scale:.1f} ± {found.standard_error:.1f} images, {found}")
         else:
-            print(f"gradient noise scale: not measurable, the noise hides the gradient (use more --images), {found}")
+            _answer(f"gradient noise scale: not measurable, the noise hides the gradient (use more --images), {found}")
 
 
 Command = (
@@ -321,8 +328,17 @@ Command = (
 )
 
 
+def _answer(text: str) -> None:
+    """Print what a command was asked for; see `streams.answering`."""
+    with streams.answering():
+        print(text)
+
+
 def _json(result: dict) -> str:
-    return json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
+    """JSON for standard output. A character that it cannot show becomes an escape, so that it remains JSON."""
+    dumps = functools.partial(json.dumps, result, indent=2, allow_nan=False)
+    text = dumps(ensure_ascii=False)
+    return text if streams.can_show(text) else dumps()
 
 
 def _width() -> int:
@@ -336,6 +352,7 @@ def main(arguments: list[str] | None = None) -> int:
     Of the processes that torchrun starts, the first one does so and the others follow it.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    streams.prepare()
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun sets it
         return _run(arguments)
     from batchscale.sweeps import torchrun
@@ -345,26 +362,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        command = _parse(arguments)
-        command()
-        sys.stdout.flush()
+        _parse(arguments)()
+        return 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=streams.ERR)
         return 2
     except KeyboardInterrupt as interrupt:  # sweeps.Stopped, or a second Ctrl-C that would not wait
-        print(interrupt if interrupt.args else "interrupted", file=sys.stderr)
+        print(interrupt if interrupt.args else "interrupted", file=streams.ERR)
         return getattr(interrupt, "exit_code", 130)
-    except BrokenPipeError:  # whoever read the output has seen enough: analyse … | head
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 (Python flushes it at exit)
-        return 128 + 13  # SIGPIPE
-    return 0
+    except SystemExit as exit:  # --help, or nobody reads the answer any more
+        return exit.code or 0
+    finally:
+        streams.finish()
 
 
 def _parse(arguments: list[str]) -> Train | Sweep | Study | Analyse | Project | NoiseScale:
     # tyro explains a wrong flag in a box of several lines; here, as everywhere, an error is one line.
     message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(message):
+        with contextlib.redirect_stderr(message), streams.answering():
             return tyro.cli(Command, prog="python -m batchscale", description=__doc__, args=arguments)
     except SystemExit as exit:
         if exit.code != 2:

@@ -19,6 +19,6 @@ def first_line(error: BaseException) -> str:
 
 def failure(error: BaseException) -> str:
     """An error raised by somebody else's code in one line, with the file and line that raised it."""
-    reason = textwrap.shorten((str(error) or "no message").splitlines()[0], 100, placeholder=" ...")
+    reason = textwrap.shorten((str(error) or "no message").splitlines()[0], 300, placeholder=" ...")
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {reason} ({place.filename}:{place.lineno})"

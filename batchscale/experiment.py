@@ -8,8 +8,9 @@ study the constants above it.
 
 import math
 import re
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Literal, get_args
 
@@ -31,7 +32,10 @@ _SUFFIX = re.compile(r"_bs\d+(_seed\d+)?$")
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One training run: everything that its numbers depend on, and nothing else.
+    """One training run: everything that its numbers depend on, but for the machine.
+
+    The same experiment gives the same numbers on the same device with the same number of threads; on others, sums are
+    rounded in another order.
 
     Raises:
         UserError: (a ValueError) a field is out of range, naming the field, its value and what it must be.
@@ -54,7 +58,7 @@ class Experiment:
     warmup: Warmup = "none"
     """way to the scaled rate: at once (none), after warmup_epochs (constant), a linear ramp per update (gradual)"""
     warmup_epochs: float = 2.0
-    """length of the warm-up in epochs"""
+    """length of the warm-up in epochs; at least one update, unless it is 0"""
     momentum: float = 0.9
     """momentum of SGD"""
     weight_decay: float = 0.0
@@ -77,9 +81,12 @@ class Experiment:
     def __post_init__(self):
         # A network passed as an object is kept as the name under which this and any other process finds it.
         if callable(self.model):
-            object.__setattr__(self, "model", f"{self.model.__module__}:{self.model.__qualname__}")
+            object.__setattr__(self, "model", _name_of(self.model))
         if self.width is None:
             object.__setattr__(self, "width", WIDTH if self.model == NETWORK else 1.0)
+        for field in fields(self):  # NumPy's strings too: the checkpoint holds plain ones
+            if isinstance(value := getattr(self, field.name), str):
+                object.__setattr__(self, field.name, str.__str__(value))
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}", str(self.name)) or _SUFFIX.search(self.name):
             raise UserError(
                 f"name is {self.name!r}; it begins a file name: use letters, digits and _ . + -, not ending in _bs…"
@@ -129,13 +136,17 @@ class Experiment:
         return schedules.scaling_factor(self.batch_size, self.reference_batch_size, self.lr_scaling)
 
     def learning_rate(self, update: int, updates_per_epoch: int) -> float:
-        """Learning rate of the 0-based `update`, see `schedules.learning_rate`; T_w is warmup_epochs in updates."""
+        """Learning rate of the 0-based `update`, see `schedules.learning_rate`.
+
+        T_w is warmup_epochs · updates_per_epoch, rounded to whole updates. It is at least 1, unless warmup_epochs is 0.
+        """
+        warmup_updates = max(1, round(self.warmup_epochs * updates_per_epoch)) if self.warmup_epochs else 0
         return schedules.learning_rate(
             update,
             base_lr=self.base_lr,
             scale=self.scale,
             warmup=self.warmup,
-            warmup_updates=round(self.warmup_epochs * updates_per_epoch),
+            warmup_updates=warmup_updates,
         )
 
     @property
@@ -145,3 +156,22 @@ class Experiment:
 
     def __str__(self) -> str:
         return f"{self.name} B={self.batch_size} seed {self.seed}"
+
+
+def _name_of(network: Callable) -> str:
+    """`module:Class`, under which any process can import a class or function.
+
+    Raises:
+        UserError: it has no such name: an instance, a partial, a lambda, one made within a function or in `__main__`.
+    """
+    module, name = getattr(network, "__module__", None), getattr(network, "__qualname__", None)
+    found = sys.modules.get(module) if name else None
+    for part in (name or "").split("."):
+        found = getattr(found, part, None)
+    if module == "__main__" or found is None or found != network:
+        what = f"{name} of {module}" if name else f"an object of type {type(network).__name__}"
+        raise UserError(
+            f"model is {what}, which another process cannot import; pass a class or function of a file of its own, as "
+            f"in model='networks:Net', or train the object with Training(experiment, data, model=...)"
+        )
+    return f"{module}:{name}"

@@ -49,7 +49,7 @@ def learning_rate(
         base_lr: rate tuned at the reference batch size.
         scale: η̂/η, see `scaling_factor`.
         warmup: kind of warm-up.
-        warmup_updates: T_w, updates until the target is reached.
+        warmup_updates: T_w, updates until the target is reached. With T_w = 1 only update 0 has the base rate η.
 
     Raises:
         ValueError: a count is negative, a rate is not finite and positive, or the kind of warm-up is unknown.

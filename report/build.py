@@ -16,12 +16,16 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from batchscale import streams
 from batchscale.analysis import findings, plots
 from batchscale.analysis.breaking_point import CURRENCIES
 from batchscale.analysis.findings import Findings, ToTarget
+from batchscale.analysis.statistics import at_least
 from batchscale.errors import UserError
+from batchscale.paths import typed
 from batchscale.records import Study
 from batchscale.records.files import SaveError, write_whole
+from batchscale.records.tables import require_folder
 from report.contents import contents, learning_rates, lower_targets
 
 HERE = Path(__file__).parent
@@ -48,18 +52,17 @@ def build(data_dir: str | Path, pdf: str | Path, found: Findings | None = None) 
     except ModuleNotFoundError:
         raise UserError("typst is not installed, which makes the PDF; install it with pip install typst") from None
     with tempfile.TemporaryDirectory() as folder:
-        source = prepare(Path(data_dir).expanduser(), Path(folder), found)
+        source = prepare(typed(data_dir, "data_dir"), Path(folder), found)
         content = typst.compile(str(source), ignore_system_fonts=True)
     try:
-        write_whole(Path(pdf).expanduser(), content)
+        write_whole(typed(pdf, "pdf"), content)
     except SaveError as error:
         raise UserError(f"{pdf} cannot be written ({error.__cause__.strerror}); name another place") from error
 
 
 def read(data_dir: Path) -> Findings:
     """What the records of a folder say."""
-    if not data_dir.is_dir():
-        raise UserError(f"there is no folder {data_dir}; name the one that holds the CSVs")
+    require_folder(data_dir)
     study = Study.load(data_dir)
     if study.runs.empty:
         raise UserError(f"{data_dir} holds no records; run one of the training notebooks first")
@@ -90,7 +93,7 @@ def prepare(data_dir: Path, folder: Path, found: Findings | None = None) -> Path
 
 def tenths_below(target: float | None) -> list[float]:
     """The accuracies 0.1, 0.2, … below a target, which more runs reach; none below none."""
-    return [tenth / 10 for tenth in range(1, 10) if tenth / 10 < (target or 0)]
+    return [tenth / 10 for tenth in range(1, 10) if not at_least(tenth / 10, target or 0)]
 
 
 def _figures(found: Findings, lower: list[ToTarget]) -> dict[str, tuple[tuple[float, float], Callable[[Axes], None]]]:
@@ -153,12 +156,13 @@ def _save(draw: Callable[[Axes], None], size: tuple[float, float], path: Path) -
 
 def main(arguments: list[str]) -> int:
     """The exit code: 0, or 2 for what the user can mend (one line on standard error)."""
+    streams.prepare()
     try:
         if len(arguments) != 2:
             raise UserError("name the folder of the records and the PDF: python -m report.build data report.pdf")
         build(*arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=streams.ERR)
         return 2
     return 0
 

@@ -109,6 +109,11 @@ def data_of_words():
     return "train images", "train labels", "test images", "test labels"
 
 
+def data_with_missing_labels():
+    images = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
+    return images, torch.tensor([0, 1, torch.nan, 2]), images, torch.tensor([0, 1, 2, 3])
+
+
 def data_with_negative_labels():
     images = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
     return images, torch.tensor([0, 1, -1, 2]), images, torch.tensor([0, 1, 2, 3])

@@ -36,6 +36,21 @@ def sidecar(content: str | dict, **changes):
     return write
 
 
+def copied(ending: str, *names: str):
+    """Writes the record's CSV and a copy with this ending; or, twice, a log that says which run it holds."""
+    logged = csv("64,1,0.5,0.1,1,mine,0", header=f"{FIVE},experiment,seed") if names else csv("64,1,0.5,0.1,1")
+
+    def write(folder: Path) -> None:
+        logged(folder)
+        written = folder / f"{STEM}.csv"
+        for name in names or [f"{STEM}{ending}"]:
+            shutil.copy(written, folder / name)
+        if names:
+            written.rename(folder / "mine_bs64_seed0.csv")
+
+    return write
+
+
 class Malicious:
     """Pickled, it is a call that leaves a trace."""
 
@@ -86,6 +101,7 @@ def corrupt_cifar10(folder: Path) -> None:
 TRAIN = ["train", "--dataset", "digits", "--width", "0.1", "--train-size", "128", "--epochs", "2"]
 OWN = ["train", "--batch-size", "2", "--model", "networks:linear", "--width", "1", "--dataset"]
 OWN_NETWORK = ["project", "{}", "--latency"]
+LINK = ["--latency", "1", "--bandwidth", "1"]
 CIFAR = ["train", "--batch-size", "64", "--data-root"]
 
 # What is there beforehand, the command ({} is its folder), its exit code and a part of the line that it prints.
@@ -137,7 +153,7 @@ BAD = [
     # networks
     (None, [*TRAIN, "--batch-size", "8", "--model", "models"], 2, "it must have the form module:name"),
     (None, [*TRAIN, "--batch-size", "8", "--model", "nowhere:CNN"], 2, "nowhere cannot be imported; start from the"),
-    (None, [*TRAIN, "--batch-size", "8", "--model", "models:RNN"], 2, "models has no RNN"),
+    (None, [*TRAIN, "--batch-size", "8", "--model", "models:RNN"], 2, "models.py has no RNN; name one"),
     (None, [*TRAIN, "--batch-size", "8", "--model", "math:pi"], 2, "which is a float and cannot be called"),
     (None, [*TRAIN, "--batch-size", "8", "--model", "networks:linear"], 2, "networks:linear takes no width"),
     (
@@ -156,7 +172,7 @@ BAD = [
         None,
         [*TRAIN, "--batch-size", "8", "--width", "1", "--model", "networks:not_a_network"],
         2,
-        "'dict' object has no attribute 'eval'",
+        "it returned a dict, which is no torch.nn.Module",
     ),
     (
         None,
@@ -167,8 +183,9 @@ BAD = [
     # images
     (None, ["train", "--batch-size", "8", "--dataset", "imagenet"], 2, "dataset is 'imagenet'; it must be cifar10,"),
     (None, [*OWN, "networks:data_that_fails"], 2, "dataset networks:data_that_fails failed: FileNotFoundError"),
-    (None, [*OWN, "networks:data_of_words"], 2, "must return arrays of numbers"),
-    (None, [*OWN, "networks:data_with_negative_labels"], 2, "the lowest train label is -1"),
+    (None, [*OWN, "networks:data_of_words"], 2, "the train images are <U12 of shape (); they must be uint8"),
+    (None, [*OWN, "networks:data_with_negative_labels"], 2, "the train labels have -1 at index 2; they must be"),
+    (None, [*OWN, "networks:data_with_missing_labels"], 2, "the train labels have nan at index 2; they must be whole"),
     (None, [*OWN, "networks:linear"], 2, "dataset networks:linear failed: TypeError"),
     (lambda folder: (folder / "images").touch(), [*CIFAR, "{}/images"], 2, "images, which is a file; it must be the"),
     (None, [*CIFAR, "{}/missing"], 2, "{}/missing"),
@@ -213,6 +230,9 @@ BAD = [
     # analysis
     (None, ["analyse", "{}/missing"], 2, "there is no folder {}/missing; name the one that holds the CSVs"),
     (csv("64,1,62.1,0.1,1"), ["analyse", "{}"], 2, "accuracy is '62.1', which is not in 0-1"),
+    (copied(" (1).csv"), ["analyse", "{}"], 2, f"{{}}/{STEM} (1).csv is named as a copy of {{}}/{STEM}.csv, and no"),
+    (copied(".csv.csv"), ["analyse", "{}"], 2, f"{{}}/{STEM}.csv.csv is named as a copy of {{}}/{STEM}.csv, and no"),
+    (copied("", "mine.csv"), ["project", "{}"], 2, "{}/mine.csv and {}/mine_bs64_seed0.csv hold the same run, mine"),
     (None, ["analyse", "{}", "--tolerance", "2"], 2, "tolerance is 2.0; it must be a fraction"),
     (None, ["analyse", "{}", "--target", "0"], 2, "target is 0.0; it must be a fraction"),
     # projection
@@ -228,6 +248,17 @@ BAD = [
     (None, ["project", "{}", "--parameters", "0"], 2, "parameters is 0; it must be at least 1"),
     (None, ["project", "{}", "--figure", "{}/a.docx"], 2, "{}/a.docx cannot be written (Format 'docx' is not"),
     (None, ["project", "{}", "--figure", "{}/no/a.png"], 2, "{}/no/a.png cannot be written ([Errno 2] No such file"),
+    # paths
+    (None, [*TRAIN, "--batch-size", "64", "--data-dir", "~nobody_here/x"], 2, "data_dir is ~nobody_here/x, but there"),
+    (None, [*TRAIN, "--batch-size", "64", "--scratch-dir", "~nobody_here"], 2, "scratch_dir is ~nobody_here, but"),
+    (None, [*CIFAR, "~nobody_here/x"], 2, "data_root is ~nobody_here/x, but there is no home folder for ~nobody_here;"),
+    (None, ["analyse", "~nobody_here"], 2, "data_dir is ~nobody_here, but there is no home folder for ~nobody_here; w"),
+    (None, ["project", "{}", "--figure", "~nobody_here/a.png", *LINK], 2, "figure is ~nobody_here/a.png, but there is"),
+    (None, ["noise-scale", "~nobody_here/a"], 2, "checkpoint is ~nobody_here/a, but there is no home folder for ~nob"),
+    (None, ["study", "--out", "~nobody_here/a"], 2, "out is ~nobody_here/a, but there is no home folder for ~nobody_h"),
+    (None, ["study", "--out", "{}", "--data-root", "~nobody_here"], 2, "data_root is ~nobody_here, but there is no ho"),
+    (None, ["analyse", "a" * 300], 2, "..., which cannot be used (File name too long); choose another"),
+    (None, [*TRAIN, "--batch-size", "64", "--data-dir", "b" * 300], 2, "bbb ..., which cannot be used (File name too"),
     # noise scale
     (None, ["noise-scale", "{}/a.ckpt"], 2, "there is no file {}/a.ckpt; an unfinished run has a checkpoint {name}_bs"),
     (None, ["noise-scale", "{}"], 2, "is neither a checkpoint nor a file of weights ([Errno 21] Is a directory"),

@@ -1,8 +1,12 @@
 """Data sets as tensors: complete, ordered, normalised, and rejected if images and labels do not match."""
 
+import errno
+import hashlib
+
 import numpy as np
 import pytest
 import torch
+import torchvision
 from conftest import CIFAR10, needs_cifar10
 
 from batchscale.errors import UserError
@@ -86,11 +90,20 @@ def test_own_data(monkeypatch):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        (own_data(dtype=np.float32), "torch.float32 of shape"),
+        (own_data(dtype=np.float32), "train images are float32 of shape"),
         (own_data()[:3], "must return"),
         ((own_data()[0], np.arange(5), *own_data()[2:]), "must be 6 whole numbers"),
-        ((own_data()[0], np.arange(6) - 1, *own_data()[2:]), "lowest train label is -1"),
-        ((own_data()[0], np.arange(6.0), *own_data()[2:]), "whole numbers"),
+        ((own_data()[0], np.arange(6) - 1, *own_data()[2:]), "train labels have -1 at index 0; they must be whole"),
+        ((own_data()[0], np.arange(6).astype("uint32") - 1, *own_data()[2:]), "have 4294967295 at index 0"),
+        ((own_data()[0], np.arange(6) + 0.5, *own_data()[2:]), "have 0.5 at index 0"),
+        ((own_data()[0], [0, 1, float("nan"), 1, 0, 1], *own_data()[2:]), "have nan at index 2"),
+        ((*own_data()[:3], np.array([0, np.inf, 1, 2])), "test labels have inf at index 1"),
+        ((own_data()[0], np.eye(6), *own_data()[2:]), r"float64 of shape \(6, 6\); they must be 6 whole numbers"),
+        ((own_data()[0], [], *own_data()[2:]), r"of shape \(0,\); they must be 6 whole numbers"),
+        ((own_data()[0], [[1], [2, 3]], *own_data()[2:]), "train labels must be an array of numbers: "),
+        ((own_data()[0], list("abcabc"), *own_data()[2:]), "train labels are <U1 of shape"),
+        ((own_data()[0], None, *own_data()[2:]), "train labels are object of shape"),
+        ((own_data()[0][:0], [], *own_data()[2:]), "with at least one image"),
         ((own_data()[0][0], *own_data()[1:]), "of shape"),
         ((*own_data()[:2], own_data(4, 16)[0], np.arange(4)), "differ in shape"),
     ],
@@ -99,6 +112,70 @@ def test_own_data_that_does_not_fit(monkeypatch, arrays, message):
     monkeypatch.setattr(datasets, "find_callable", lambda what, field: lambda: arrays)
     with pytest.raises(UserError, match=message):
         datasets.load("my:data")
+
+
+@pytest.mark.parametrize(
+    "kind", ["uint8", "uint16", "uint32", "uint64", ">i4", "float16", "float64", "bool", "list", "column", "torch"]
+)
+def test_labels_that_are_classes_for_certain(monkeypatch, kind):
+    images, labels, *test = own_data()
+    labels = labels % 2
+    given = {
+        "list": labels.tolist(),
+        "column": labels[:, None],
+        "torch": torch.from_numpy(labels).to(torch.uint16),
+    }
+    given = given[kind] if kind in given else labels.astype(kind)
+    monkeypatch.setattr(datasets, "find_callable", lambda what, field: lambda: (images, given, *test))
+    data = datasets.load("my:data")
+    assert (data.train_labels.dtype, data.train_labels.tolist()) == (torch.int64, [0, 1, 0, 0, 1, 0])
+
+
+def test_images_that_are_a_view_of_others(monkeypatch):
+    """OpenCV's channels in the other order, and an array that may not be written."""
+    images, *others = own_data()
+    images.flags.writeable = False
+    for view in (images[..., ::-1], images, np.asfortranarray(images)):
+        monkeypatch.setattr(datasets, "find_callable", lambda what, field, view=view: lambda: (view, *others))
+        np.testing.assert_array_equal(datasets.load("my:data").train_images, view)
+
+
+def test_digest_is_that_of_dtypes_shapes_and_bytes(monkeypatch):
+    arrays = own_data()
+    monkeypatch.setattr(datasets, "find_callable", lambda what, field: lambda: arrays)
+    data = datasets.load("my:data")
+    expected = hashlib.sha256()
+    for array, dtype in zip(arrays, ["uint8", "int64"] * 2, strict=True):
+        expected.update(f"torch.{dtype} {array.shape}\n".encode() + array.astype(dtype).tobytes())
+    assert data.digest == expected.hexdigest()
+    # A part and a copy are of the same data set; types of labels do not count, since they are converted.
+    assert data.first(2).digest == data.first(4).first(2).to("cpu").digest == data.digest
+    arrays = (arrays[0], arrays[1].astype(np.uint8), *arrays[2:])
+    assert datasets.load("my:data").digest == data.digest
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_digest_changes_with_any_byte_and_order(monkeypatch, which):
+    arrays = [np.array(array) for array in own_data()]
+    monkeypatch.setattr(datasets, "find_callable", lambda what, field: lambda: tuple(arrays))
+    digests = {datasets.load("my:data").digest}
+    arrays[which].flat[0] += 1
+    digests.add(datasets.load("my:data").digest)
+    arrays[which] = arrays[which][::-1]
+    digests.add(datasets.load("my:data").digest)
+    assert len(digests) == 3
+
+
+def test_data_root_of_another_user(tmp_path, monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise PermissionError(errno.EACCES, "Permission denied", "data_batch_1")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", refuse)
+    message = (
+        r"data_batch_1 cannot be read \(Permission denied\); ask its owner for permission or choose another data_root"
+    )
+    with pytest.raises(UserError, match=message):
+        datasets.load("cifar10", tmp_path)
 
 
 def test_unknown_name():

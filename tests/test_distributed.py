@@ -5,7 +5,9 @@ import copy
 import itertools
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +26,7 @@ from workers import together
 
 from batchscale.errors import UserError
 from batchscale.experiment import Experiment
+from batchscale.records import provenance
 from batchscale.records.tables import load
 from batchscale.sweeps import torchrun
 from batchscale.training import datasets, loop
@@ -242,6 +245,7 @@ def test_a_worker_lost_while_the_others_wait_is_reported_once(monkeypatch, capsy
         print(f"error: {error.value}", file=sys.stderr)
         return 3
 
+    monkeypatch.setattr(torchrun, "under_torchrun", lambda: True)
     monkeypatch.setattr(torchrun, "group", lambda: ours)
     for name in ("broadcast_object_list", "all_reduce"):
         monkeypatch.setattr(torch.distributed, name, gone)
@@ -252,7 +256,7 @@ def test_a_worker_lost_while_the_others_wait_is_reported_once(monkeypatch, capsy
     assert capsys.readouterr().err.count("lost a worker") == 1
 
 
-@pytest.mark.parametrize(("tasks", "code"), [([], 0), ([(experiment(), None, None)], 1)])
+@pytest.mark.parametrize(("tasks", "code"), [([], 0), ([(experiment(), None, None, {})], 1)])
 def test_worker_0_is_lost_between_two_trainings_or_within_one(monkeypatch, tasks, code):
     class Follower(Group):
         def broadcast(self, value):
@@ -262,6 +266,90 @@ def test_worker_0_is_lost_between_two_trainings_or_within_one(monkeypatch, tasks
 
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     assert torchrun._follow(Follower(1, 2)) == code
+
+
+def test_a_worker_with_other_data_trains_nothing(monkeypatch, capsys):
+    data = provenance.data(datasets.load("digits")) | {"digest": "a" * 64}
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(Group, "broadcast", lambda group, value: (experiment(), None, None, {"data": data}))
+    assert torchrun._follow(Group(1, 2)) == 2
+    assert re.fullmatch(
+        r"error: worker 1: worker 0 has other data \(digits has digest a{12} there but \w{12} now, with equal numbers "
+        r"of images\); every worker needs the same\n",
+        capsys.readouterr().err,
+    )
+
+
+# Variables of torchrun, left over in a shell
+
+SET = {"TORCHELASTIC_RUN_ID": "7", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+SET["MASTER_PORT"] = "29513"
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    torchrun.group.cache_clear()
+    for name, value in SET.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    yield monkeypatch
+    torchrun.group.cache_clear()
+
+
+@pytest.mark.parametrize("name", SET)
+@pytest.mark.parametrize("value", [None, ""])
+def test_an_incomplete_set_is_a_left_over(variables, name, value):
+    variables.setenv(name, value) if value is not None else variables.delenv(name)
+    assert not torchrun.under_torchrun()
+    assert torchrun.group().count == 1
+    assert torchrun.lead(lambda: 5) == 5
+
+
+def test_one_worker_trains_alone(variables):
+    variables.setenv("WORLD_SIZE", "1")
+    assert torchrun.under_torchrun()
+    assert torchrun.lead(lambda: torchrun.group().count) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"RANK": "first"}, "RANK is 'first', which is not a whole number; "),
+        ({"RANK": "-1"}, "RANK is '-1', which is not a whole number; "),
+        ({"WORLD_SIZE": "2.0"}, "WORLD_SIZE is '2.0', which is not a whole number; "),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK is 'x', which is not a whole number; "),
+        ({"MASTER_PORT": "ssh"}, "MASTER_PORT is 'ssh', which is not a whole number; "),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT is 99999; it must be from 1 to 65535: "),
+        ({"RANK": "2"}, "RANK is 2 but WORLD_SIZE is 2; ranks begin at 0 and are lower: "),
+        ({"WORLD_SIZE": "0"}, "RANK is 0 but WORLD_SIZE is 0; ranks begin at 0 and are lower: "),
+    ],
+)
+def test_variables_that_are_nonsense(variables, capsys, changed, message):
+    variables.setattr(os, "_exit", sys.exit)
+    for name, value in changed.items():
+        variables.setenv(name, value)
+    with pytest.raises(SystemExit) as exit:
+        torchrun.lead(lambda: 0)
+    assert exit.value.code == 2
+    remedy = "if torchrun did not start this process, run `unset TORCHELASTIC_RUN_ID`, and it trains alone"
+    assert capsys.readouterr().err == f"error: {message}{remedy}\n"
+
+
+@pytest.mark.parametrize("changed", [{}, {"RANK": "1"}, {"TORCHELASTIC_USE_AGENT_STORE": "True"}])
+def test_workers_that_never_come(variables, capfd, changed):
+    """Worker 0 is the host of the others; worker 1, and all where torchrun itself is the host, find nobody there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {"MASTER_PORT": str(port), **changed}.items():
+        variables.setenv(name, value)
+    variables.setattr(torchrun, "NOTICE_SECONDS", 0.2)
+    variables.setattr(torchrun, "JOIN_SECONDS", 0.5)
+    with pytest.raises(UserError, match=r"worker [01] of 2 has waited 0\.5 s for the others at 127\.0\.0\.1:\d+; if"):
+        torchrun.group()
+    said = capfd.readouterr().err
+    assert said.startswith(f"worker {changed.get('RANK', 0)} of 2 waits for the others at 127.0.0.1:{port}; if torch")
+    assert said.count("\n") == 1
 
 
 # The whole program, started by torchrun

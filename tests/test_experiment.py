@@ -1,9 +1,12 @@
 """What is run: checked when made, named after its file, and never ambiguous."""
 
+import functools
 import json
 import math
+import sys
 from dataclasses import FrozenInstanceError, asdict, replace
 
+import networks
 import numpy as np
 import pytest
 from hypothesis import given
@@ -104,10 +107,90 @@ def test_numpy_numbers_become_plain_ones():
     assert experiment == Experiment(batch_size=8, base_lr=0.5, width=1)
 
 
+def test_numpy_strings_become_plain_ones():
+    """A checkpoint with any other string could not be loaded."""
+    texts = {"name": "mine", "lr_scaling": "sqrt", "dataset": "digits", "model": "models:CNN", "precision": "fp32"}
+    experiment = Experiment(batch_size=8, **{field: np.str_(text) for field, text in texts.items()})
+    assert {type(getattr(experiment, field)) for field in texts} == {str}
+    assert experiment == Experiment(batch_size=8, **texts)
+
+
 def test_a_network_in_hand_is_kept_by_name():
     experiment = Experiment(batch_size=8, model=CNN)
     assert experiment.model == "models:CNN"
     assert find_callable(experiment.model, "model") is CNN
+
+
+def made_here() -> type:
+    class Local(CNN):
+        pass
+
+    return Local
+
+
+class Named:
+    """Its `__main__` is that of a script or notebook."""
+
+
+Named.__module__ = "__main__"
+
+
+@pytest.mark.parametrize(
+    ("network", "what"),
+    [
+        (CNN(width=0.1), "an object of type CNN"),
+        (functools.partial(CNN, width=0.1), "an object of type partial"),
+        (lambda num_classes: CNN(), "<lambda> of test_experiment"),
+        (made_here(), "made_here.<locals>.Local of test_experiment"),
+        (CNN(width=0.1).forward, "CNN.forward of models"),
+        (Named, "Named of __main__"),
+    ],
+)
+def test_a_network_that_no_other_process_finds(network, what):
+    with pytest.raises(UserError) as refused:
+        Experiment(batch_size=8, model=network)
+    assert str(refused.value) == (
+        f"model is {what}, which another process cannot import; pass a class or function of a file of its own, as in "
+        f"model='networks:Net', or train the object with Training(experiment, data, model=...)"
+    )
+
+
+def test_a_function_and_a_method_of_a_class_are_names():
+    assert Experiment(batch_size=8, model=networks.linear).model == "networks:linear"
+    assert Experiment(batch_size=8, model=Made.small).model == "test_experiment:Made.small"
+
+
+class Made(CNN):
+    @classmethod
+    def small(cls):
+        return cls(width=0.1)
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ("class RNN: pass", "but {} has no CNN; name one that it has, or, if another file was meant, rename this one"),
+        ("import not_there", "but importing it needs not_there, which is not installed; install not_there: Module"),
+        ("import sys; sys.exit('usage: models.py IMAGE')", "but importing it failed: SystemExit: usage: models.py IMA"),
+        ("class CNN:\n    def __init__(self, hidden): ...", "but {} was found, whose CNN takes hidden; rename"),
+        ("def CNN(num_classes=10): ...", "but {} was found, whose CNN takes num_classes; rename that file or start"),
+        ("def CNN(width, **others): ...", None),
+        ("def CNN(width=1, hidden=5): ...", None),
+    ],
+)
+def test_another_models_py_in_the_way(monkeypatch, tmp_path, models, message):
+    """`models` is the name of the study's file, and of many others."""
+    (tmp_path / "models.py").write_text(models)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "models")
+    if message is None:
+        assert find_callable("models:CNN", "model") is sys.modules["models"].CNN
+        return
+    with pytest.raises(UserError) as refused:
+        find_callable("models:CNN", "model")
+    assert str(refused.value).startswith("model is 'models:CNN'")
+    assert message.format(tmp_path / "models.py") in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +198,7 @@ def test_a_network_in_hand_is_kept_by_name():
     [
         ("models", "must have the form module:name"),
         ("nowhere:CNN", "nowhere cannot be imported"),
-        ("models:RNN", "models has no RNN"),
+        ("models:RNN", r"models\.py has no RNN; name one that it has"),
         ("models:nn", "cannot be called"),
     ],
 )

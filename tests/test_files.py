@@ -13,6 +13,7 @@ from pathlib import Path
 import faults
 import pytest
 from filelock import SoftFileLock
+from permissions import as_any_user
 
 from batchscale.records import files
 from batchscale.records.files import (
@@ -70,6 +71,20 @@ def test_folder_that_is_a_file(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(SaveError, match="cannot be written"):
             require_writable(folder)
+
+
+@pytest.mark.parametrize("mode", [0o500, 0o300, 0o000])
+def test_a_folder_of_another_user(tmp_path, mode):
+    """It may not be written, or not be listed, or neither."""
+    folder = tmp_path / "data"
+    folder.mkdir(mode)
+    message = f"{folder} cannot be written (Permission denied); ask its owner for permission or choose another data_dir"
+    with as_any_user(), pytest.raises(SaveError) as refused:
+        require_writable(folder)
+    assert str(refused.value) == message
+    with as_any_user(), pytest.raises(SaveError, match=r"file cannot be written \(Permission denied\)"):
+        write_whole(folder / "file", b"new")
+    folder.chmod(0o700)
 
 
 def test_writable_folder_is_left_as_it_was(tmp_path):

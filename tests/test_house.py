@@ -9,7 +9,7 @@ import pytest
 from conftest import PROJECT
 
 PACKAGE = PROJECT / "batchscale"
-FLAT = {"errors", "experiment", "epoch", "modes", "schedules"}
+FLAT = {"errors", "experiment", "epoch", "modes", "paths", "schedules", "streams"}
 # What each room may import besides its own modules; a flat file is a room of its own.
 BELOW = {
     "cli": {"sweeps", "training", "records", "analysis", *FLAT},
@@ -21,6 +21,8 @@ BELOW = {
     "experiment": {"schedules", "errors"},
     "epoch": {"errors"},
     "schedules": {"errors"},
+    "paths": {"errors"},
+    "streams": {"errors"},
     "errors": set(),
     "__main__": {"cli"},
     "__init__": set(),

@@ -1,22 +1,30 @@
 """What is written reads back the same; what belongs to another experiment is refused; nothing is half-written."""
 
+import errno
 import hashlib
 import json
 import math
+import os
 import re
+import warnings
 from dataclasses import asdict, astuple
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from permissions import as_any_user
 
 from batchscale.epoch import COLUMNS, Epoch
 from batchscale.errors import UserError
 from batchscale.experiment import Experiment
-from batchscale.records.checkpoint import FORMAT
-from batchscale.records.files import temporary_of
+from batchscale.records import provenance
+from batchscale.records.checkpoint import FORMAT, NotLoadable
+from batchscale.records.files import ReadError, temporary_of
 from batchscale.records.record import Record
 from batchscale.records.tables import digest, load, read_csv, sidecars, to_csv
 
@@ -612,3 +620,262 @@ def test_sidecars_that_can_be_read(tmp_path):
         (tmp_path / f"{name}.json").write_text(text)
     assert [content["parameters"] for content in sidecars(tmp_path)] == [7]
     assert sidecars(tmp_path / "none") == []
+
+
+MADE_OF = {
+    "data": {"name": "my:load", "train_images": 160, "test_images": 40, "digest": "a" * 64},
+    "network": {"conv.weight": "6x3x5x5", "fc.weight": "84x10"},
+}
+
+
+def other(key: str, **changes) -> dict:
+    """`MADE_OF` with something else; None removes an entry."""
+    kept = {name: value for name, value in (MADE_OF[key] | changes).items() if value is not None}
+    return MADE_OF | {key: kept}
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+OTHERS = [
+    (other("data", train_images=320), "other data: my:load has 160 train images there but 320 now; undo the change, "),
+    (other("data", test_images=41), "other data: my:load has 40 test images there but 41 now"),
+    (other("data", digest="b" * 64), "digest aaaaaaaaaaaa there but bbbbbbbbbbbb now, with equal numbers of images"),
+    (other("network", **{"fc.weight": "120x10"}), "another network: parameter fc.weight is 84x10 there but 120x10 now"),
+    (other("network", **{"fc.weight": None}), "parameter fc.weight is 84x10 there but missing now"),
+    (other("network", **{"fc.bias": "10"}), "parameter fc.bias is missing there but 10 now"),
+]
+
+
+@pytest.mark.parametrize("status", ["running", "complete"])
+@pytest.mark.parametrize("known", ["sidecar", "checkpoint"])
+@pytest.mark.parametrize(("made_of", "message"), OTHERS, ids=[message for _, message in OTHERS])
+def test_other_data_or_another_network_is_refused(tmp_path, made_of, message, known, status):
+    """By the sidecar, and by a checkpoint whose sidecar is lost; before anything is set aside or written."""
+    record = Record(experiment(epochs=2), tmp_path)
+    record.resume(MADE_OF)
+    record.start(**MADE_OF)
+    for epoch in (1, 2):
+        record.add(row(epoch), {"updates": 187 * epoch})
+    if status == "complete":
+        record.finish(keep_state=True)
+    if known == "checkpoint":
+        record.csv.unlink()
+        record.sidecar.unlink()
+    before = contents(tmp_path)
+    again = Record(experiment(epochs=3), tmp_path, notice=pytest.fail)
+    with pytest.raises(UserError) as refused:
+        again.resume(made_of)
+    assert message in str(refused.value)
+    ours = record.csv if known == "sidecar" else record.final if status == "complete" else record.checkpoint
+    assert str(refused.value).startswith(f"{ours} belongs to ")
+    assert contents(tmp_path) == before
+    assert Record(experiment(epochs=3), tmp_path, notice=pytest.fail).resume(MADE_OF) == {"updates": 374}
+
+
+def test_data_and_network_of_an_older_record_are_noted_from_now_on(tmp_path):
+    keep(tmp_path, [row(1)], "running")
+    record = Record(experiment(), tmp_path)
+    assert record.resume(MADE_OF) == {"updates": 187}
+    record.start(**MADE_OF)
+    record.save_state({"updates": 200})
+    assert json.loads(record.sidecar.read_text())["data"] == MADE_OF["data"]
+    assert torch.load(record.checkpoint, weights_only=True)["network"] == MADE_OF["network"]
+    with pytest.raises(UserError, match=r"parameter fc\.weight is 84x10 there but missing now"):
+        Record(experiment(), tmp_path).resume(other("network", **{"fc.weight": None}))
+
+
+class Foo:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"model": {"_extra_state": Foo()}}, 'model state "_extra_state" holds a Foo, .*from get_extra_state'),
+        ({"model": {"a._extra_state": {"seen": [1, {2: Foo()}]}}}, 'model state "a._extra_state.seen.1.2" holds a Foo'),
+        ({"model": {"_extra_state": lambda: None}}, 'model state "_extra_state" holds a function'),
+        ({"model": {"_extra_state": {np.float64(2): 1}}}, 'model state "_extra_state.2.0" holds a float64'),
+        (
+            {"optimizer": {"state": {0: {"step": np.float64(1)}}}},
+            'optimizer state "0.step" holds a float64, .*use tensors',
+        ),
+        ({"seen": np.arange(3)}, "seen holds a ndarray"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(tmp_path, part, message):
+    record = keep(tmp_path, [row(1)], "running")
+    before = contents(tmp_path)
+    for save in (record.save_state, record.as_loaded):
+        with pytest.raises(NotLoadable, match=message):
+            save({"updates": 200, **part})
+    assert contents(tmp_path) == before
+
+
+def test_what_is_saved_is_loaded_back(tmp_path):
+    record = keep(tmp_path, [row(1, noise_scale=math.nan)], "running")
+    weights = torch.nn.Parameter(torch.arange(3.0))
+    extra = {"text": "a", "none": None, "list": [1, 2.5, True], "tuple": (1j, b"c"), "nan": math.nan}
+    state = {"updates": 200, "model": {"weights": weights, "sparse": torch.eye(2).to_sparse(), "_extra_state": extra}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of sparse tensors
+        record.save_state(state)
+        for loaded in (record.as_loaded(state), Record(experiment(), tmp_path).resume()):
+            assert torch.equal(loaded["model"]["weights"], weights)
+            assert torch.equal(loaded["model"]["sparse"].to_dense(), torch.eye(2))
+            assert str(loaded["model"]["_extra_state"]) == str(extra)
+
+
+@pytest.mark.parametrize("name", ["csv", "json", "ckpt", "ckpt.previous", "final.ckpt"])
+def test_a_file_that_may_not_be_read_stays_as_it_is(tmp_path, name):
+    """It may be whole: it is neither set aside nor replaced."""
+    record = longer(tmp_path, 2)
+    for left in (record.checkpoint, record.previous):
+        left.write_bytes(record.final.read_bytes())
+    path, before = tmp_path / f"baseline_small_bs8_seed0.{name}", contents(tmp_path)
+    path.chmod(0)
+    with as_any_user(), pytest.raises(ReadError) as refused:
+        Record(experiment(), tmp_path, notice=pytest.fail).resume()
+    assert str(refused.value) == (
+        f"{path} cannot be read (Permission denied); ask its owner for permission or choose another data_dir"
+    )
+    path.chmod(0o600)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o600])
+def test_a_folder_that_may_not_be_searched(tmp_path, mode):
+    keep(tmp_path / "data", [row(1)])
+    (tmp_path / "data").chmod(mode)
+    for folder in (tmp_path / "data", tmp_path / "data" / "below"):
+        with as_any_user(), pytest.raises(ReadError, match=r"seed0.json cannot be read \(Permission denied\); ask its"):
+            Record(experiment(), folder)
+    (tmp_path / "data").chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OSError(errno.EIO, os.strerror(errno.EIO)),
+            r"cannot be read \(Input/output error\); check the disk or the conn",
+        ),
+        (MemoryError("out of it"), r"ckpt does not fit in memory \(out of it\); free some"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_now_is_not_set_aside(tmp_path, monkeypatch, error, message):
+    record = keep(tmp_path, [row(1)], "running")
+    before = contents(tmp_path)
+
+    def fail(path):
+        raise error
+
+    again = Record(experiment(), tmp_path, notice=pytest.fail)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        with pytest.raises(UserError, match=message):
+            again.resume()
+    assert contents(tmp_path) == before
+    assert record.checkpoint.exists()
+
+
+def part(since: int, threads: int = 1, kind: str = "cpu", workers: int = 1, torch: str = "2.4") -> dict:
+    device = {"type": kind, "name": f"a {kind}", "threads": threads}
+    return {"from_update": since, "device": device, "workers": workers, "torch": torch}
+
+
+class TestParts:
+    """What the sidecar notes of a run in several sittings."""
+
+    def sitting(self, monkeypatch, updates: int, noted: dict, threads: int = 1, workers: int = 1) -> dict:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        monkeypatch.setattr(provenance, "cpu", lambda: "a cpu")
+        monkeypatch.setattr(provenance.metadata, "version", lambda package: "2.4")
+        training = SimpleNamespace(
+            experiment=experiment(batch_size=8),
+            updates=updates,
+            device=torch.device("cpu"),
+            group=SimpleNamespace(count=workers),
+            model=torch.nn.Linear(1, 1),
+            updates_per_epoch=10,
+            data=SimpleNamespace(train_images=[0] * 80, test_images=[0] * 8),
+            ghost_batches=[(0, 8 // workers)],
+        )
+        return provenance.facts(training, noted)
+
+    def test_one_for_each_change_of_threads_and_workers(self, monkeypatch):
+        noted = {}
+        for updates, threads, workers in [(0, 1, 1), (5, 1, 1), (7, 2, 1), (9, 2, 1), (20, 2, 2), (22, 2, 2)]:
+            noted = self.sitting(monkeypatch, updates, noted, threads, workers)
+        assert noted["parts"] == [part(0), part(7, 2), part(20, 2, workers=2)]
+        assert (noted["device"]["threads"], noted["workers"]) == (2, 2)
+        # Continued from an earlier checkpoint, and begun again: later parts are forgotten.
+        assert self.sitting(monkeypatch, 8, noted, 2)["parts"] == [part(0), part(7, 2)]
+        assert self.sitting(monkeypatch, 7, noted, 1)["parts"] == [part(0)]
+        assert self.sitting(monkeypatch, 0, noted, 4)["parts"] == [part(0, 4)]
+
+    def test_of_an_older_sidecar(self, monkeypatch):
+        older = {"device": part(0)["device"], "workers": 1, "versions": {"torch": "2.4"}}
+        assert self.sitting(monkeypatch, 5, older)["parts"] == [part(0)]
+        assert self.sitting(monkeypatch, 5, older, 2)["parts"] == [part(0), part(5, 2)]
+        assert self.sitting(monkeypatch, 5, {})["parts"] == [part(5)]  # the sidecar is lost
+
+    @pytest.mark.parametrize(
+        ("now", "changes"),
+        [
+            (part(7, 2), "threads: 2 instead of 1"),
+            (part(7, workers=2), "workers: 2 instead of 1"),
+            (part(7, 8, "cuda"), "device: cuda, a cuda instead of cpu, a cpu"),
+            (part(7, torch="2.14"), "torch: 2.14 instead of 2.4"),
+        ],
+    )
+    def test_a_change_is_said_once(self, now, changes):
+        facts = {"parts": [part(0), now], "ghost_batch": [{"from_update": 0, "images": 8}]}
+        before = {"parts": [part(0)]}
+        (line,) = provenance.notices(facts, before, 8)
+        assert line.startswith(f"continuing after update 7 under other conditions ({changes}): sums are rounded in ano")
+        assert provenance.notices(facts, facts, 8) == []
+
+    def test_threads_beside_a_gpu_change_no_number(self):
+        facts = {"parts": [part(0, 1, "cuda"), part(7, 2, "cuda")], "ghost_batch": [{"from_update": 0, "images": 8}]}
+        assert provenance.notices(facts, {}, 8) == []
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "sizes", "workers", "expected"),
+    [
+        (128, [(0, 128)], [(0, 1)], [(0, 128, None)]),
+        (129, [(0, 128)], [(0, 1)], [(0, 128, 1)]),
+        (130, [(0, 44)], [(0, 1)], [(0, 44, 42)]),  # 44 + 44 + 42
+        (129, [(0, 128), (30, 43)], [(0, 1)], [(0, 128, 1), (30, 43, None)]),  # memory ran out
+        (260, [(0, 64)], [(0, 1), (9, 2), (12, 1)], [(0, 64, 4), (9, 64, 2), (12, 64, 4)]),  # other shares
+        (256, [(0, 64)], [(0, 1), (9, 2)], [(0, 64, None)]),
+        (260, [(0, 64)], [(9, 2)], [(0, 64, 2)]),  # how it began is not known
+    ],
+)
+def test_ghost_batches_by_hand(batch_size, sizes, workers, expected):
+    parts = [part(since, workers=count) for since, count in workers]
+    items = provenance.ghost_batch(batch_size, sizes, parts)
+    assert [(item["from_update"], item["images"], item.get("last")) for item in items] == expected
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "images", "last", "advice"),
+    [
+        (129, 128, 1, "has 1 of 128 images, .* use --micro-batch-size 43, which divides 129 more evenly"),
+        (192, 128, 64, "has 64 of 128 images, .* use --micro-batch-size 96,"),
+        (131, 128, 3, "use --micro-batch-size 66,"),  # a prime: 66 + 65
+        (191, 128, 63, "use --micro-batch-size 96,"),
+        (193, 128, 65, None),
+        (128, 128, None, None),
+    ],
+)
+def test_a_small_last_micro_batch_is_told_with_a_better_size(batch_size, images, last, advice):
+    ghost = {"from_update": 0, "images": images} | ({"last": last} if last else {})
+    facts = {"parts": [part(0)], "ghost_batch": [ghost]}
+    lines = provenance.notices(facts, {}, batch_size)
+    assert len(lines) == (advice is not None)
+    if advice:
+        assert re.search(advice, lines[0])
+    assert provenance.notices(facts, facts, batch_size) == []

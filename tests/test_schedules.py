@@ -65,6 +65,28 @@ def test_by_hand(warmup, update, expected):
     assert experiment.learning_rate(update, updates_per_epoch=48) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("warmup", ["constant", "gradual"])
+@pytest.mark.parametrize(
+    ("epochs", "updates_per_epoch", "base"),
+    [
+        (0, 48, 0),
+        (0.5, 1, 1),  # half an update
+        (0.01, 48, 1),
+        (1, 1, 1),
+        (0.5, 3, 2),  # one and a half
+        (0.5, 4, 2),
+        (2, 48, 96),
+    ],
+)
+def test_a_warmup_has_at_least_one_update_unless_it_has_no_length(warmup, epochs, updates_per_epoch, base):
+    """`base`: the updates before the scaled rate."""
+    experiment = Experiment(batch_size=1024, lr_scaling="linear", warmup=warmup, warmup_epochs=epochs)
+    rates = [experiment.learning_rate(update, updates_per_epoch) for update in range(base + 1)]
+    assert all(rate < 0.256 for rate in rates[:base])
+    assert rates[0] == (0.002 if base else 0.256)
+    assert rates[base] == 0.256
+
+
 @pytest.mark.parametrize("warmup_updates", [0, 1, 7, 50])
 @pytest.mark.parametrize("warmup", ["none", "constant", "gradual"])
 def test_equals_torch_stepped_per_update(warmup, warmup_updates):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -176,6 +177,49 @@ class TestGroups:
             if content["experiment"]["seed"] == 2 and field not in ("seed", "batch_size"):
                 content["experiment"][field] = 7
         assert len(Study.of(EPOCHS, sidecars=beside).groups()) == 1
+
+    def made_of(self, **by_seed) -> Study:
+        """Seeds 0, 1 and 2, whose sidecars note these data or networks."""
+        beside = sidecars(EPOCHS)
+        for content in beside:
+            content |= by_seed.get(f"seed{content['experiment']['seed']}", {})
+        return Study.of(EPOCHS, sidecars=beside)
+
+    def test_runs_on_other_data_are_left_out_and_named(self):
+        """Two letters of the digest tell them apart, and nobody needs 64."""
+        ours, other = (
+            {"data": {"name": "my:load", "train_images": images, "test_images": 40, "digest": letter * 64}}
+            for images, letter in ((160, "a"), (320, "b"))
+        )
+        study = self.made_of(seed0=ours, seed1=ours, seed2=other)
+        assert [{seed for _, _, seed in keys(group)} for group in study.groups()] == [{0, 1}, {2}]
+        runs = len(study.groups()[1].runs)
+        assert said(study)[0] == (
+            f"{runs} runs left out, because settings differ: data is 320 + 40 images (digest bbbbbbbbbbbb) instead of "
+            f"160 + 40 images (digest aaaaaaaaaaaa)"
+        )
+        assert analyse(study).study.setting("data") == "160 + 40 images (digest aaaaaaaaaaaa)"
+
+    def test_runs_of_another_network_are_left_out_and_named(self):
+        ours, other = ({"network": {"fc.weight": shape}, "parameters": 840} for shape in ("84x10", "10x84"))
+        study = self.made_of(seed0=ours, seed1=ours, seed2=other)
+        assert [{seed for _, _, seed in keys(group)} for group in study.groups()] == [{0, 1}, {2}]
+        assert re.search(
+            r"settings differ: network is one of 840 parameters \(digest of names and shapes \w{12}\) instead of",
+            said(study)[0],
+        )
+
+    def test_unknown_data_are_those_of_the_others(self):
+        data = {"name": "my:load", "train_images": 160, "test_images": 40, "digest": "a" * 64}
+        assert len(self.made_of(seed0={"data": data}).groups()) == 1
+        study = self.made_of(seed0={"data": data}, seed2={"data": data | {"digest": "b" * 64}})
+        # Seeds 0 and 2 are equally many: the first one counts.
+        assert [{seed for _, _, seed in keys(group)} for group in study.groups()] == [{0, 1}, {2}]
+        other_rule = self.made_of(seed0={"data": data}, seed1={"data": data})
+        for run, content in other_rule.sidecars.items():
+            if run[0] == "scaled_lr" and run[2] == 2:
+                content["experiment"]["lr_scaling"] = "sqrt"
+        assert "because the rule differs: lr_scaling is sqrt instead of linear" in said(other_rule)[0]
 
     def test_runs_without_sidecars_join_the_largest(self):
         known = sidecars(EPOCHS)
@@ -380,6 +424,16 @@ class TestTimed:
         for content in beside:
             content["workers"] = 2 if content["experiment"]["seed"] == 2 else 1
         assert Study.of(EPOCHS, sidecars=beside).timed().epochs["running_time"].isna().sum() == 11 * 10
+
+    def test_times_of_a_run_on_several_devices_are_left_out(self):
+        study = self.study({0: CPU, 1: CPU, 2: CPU})
+        beside = [dict(content) for content in study.sidecars.values()]
+        for content in beside:
+            first = GPU if content["experiment"]["seed"] == 2 else CPU
+            content["parts"] = [{"from_update": 0, "device": first}, {"from_update": 9, "device": CPU}]
+        study = Study.of(EPOCHS, sidecars=beside)
+        assert study.timed().epochs.groupby("seed")["running_time"].count().tolist() == [110, 110, 0]
+        assert said(study) == ["the times of 11 runs are left out: another device trained them"]
 
     def test_without_a_sidecar_times_stay(self):
         timed = self.study({0: CPU, 1: GPU, 2: None}).timed()

@@ -1,19 +1,27 @@
 """Real runs on digits: recorded once, resumed exactly, shared out among workers, and stopped without loss."""
 
+import multiprocessing
 import os
+import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import networks
 import pandas as pd
 import pytest
+import torch
+from conftest import PROJECT
 from kills import Run, workers
+from permissions import as_any_user
 from test_files import wait_until
+from torch import nn
 
 from batchscale import sweeps
 from batchscale.errors import UserError
@@ -24,7 +32,7 @@ from batchscale.records.record import Record
 from batchscale.records.tables import load, read_csv
 from batchscale.sweeps import display
 from batchscale.sweeps.grid import grid
-from batchscale.training import loop
+from batchscale.training import datasets, loop
 from batchscale.training.loop import Training
 
 TIMES = ["running_time", "epoch_time", "images_per_second"]
@@ -198,11 +206,79 @@ def test_divergence_is_a_result_and_the_sweep_goes_on(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_that_fails_does_not_end_the_sweep(tmp_path, workers):
+def test_a_run_that_fails_does_not_end_the_sweep(tmp_path, capsys, workers):
+    """Nor does another process of the sweep try it again."""
     experiments = tiny([999]) + tiny([64])
     with pytest.raises(UserError, match="batch_size is 999 but digits has 256 training images"):
         sweeps.run(experiments, data_dir=tmp_path, workers=workers)
     assert Record(experiments[1], tmp_path).finished
+    said = capsys.readouterr().out.splitlines()
+    assert sorted(line.partition("]")[0] for line in said) == ["[1/2", "[2/2"]
+    assert sum(": failed, " in line for line in said) == 1
+
+
+SCRIPT = """
+from batchscale import sweeps
+
+print("begins", flush=True)
+runs = sweeps.grid("baseline_small", [64, 128], dataset="digits", width=0.1, train_size=128, epochs=1)
+{}sweeps.run(runs, data_dir="data", workers=2)
+"""
+
+
+def run_script(folder: Path, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_a_script_without_a_guard(tmp_path):
+    """Its processes run it again, up to the sweep."""
+    (tmp_path / "script.py").write_text(SCRIPT.format(""))
+    ended = run_script(tmp_path, "script.py")
+    assert (ended.returncode, ended.stdout) == (1, "begins\n" * 3)
+    assert ended.stderr.splitlines()[-1] == (
+        "batchscale.errors.UserError: workers is 2, and each process begins by running this script; write "
+        '`if __name__ == "__main__": sweeps.run(experiments, workers=2)`, so that only the first one calls it'
+    )
+    assert ended.stderr.count("Traceback") == 1
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_a_script_that_is_no_file(tmp_path):
+    ended = run_script(tmp_path, stdin=SCRIPT.format(""))
+    assert ended.stdout == "begins\n"
+    assert ended.stderr.splitlines()[-1].endswith(
+        "but <stdin> is not a file; save the script as a file, or use workers=1"
+    )
+
+
+def test_a_script_that_fails_in_its_processes(tmp_path):
+    """Again and again, as it would if it were started again."""
+    text = 'import sys\nif __name__ != "__main__":\n    sys.exit(7)\n' + SCRIPT.format('if __name__ == "__main__": ')
+    (tmp_path / "script.py").write_text(text)
+    said = run_script(tmp_path, "script.py").stderr.splitlines()
+    assert said[-1].endswith("none of 2 processes could start (exit code 7); what they printed above says why")
+
+
+def test_an_interpreter_needs_no_guard(tmp_path):
+    """Nothing can be run again there; the same holds for `python -c` and notebooks."""
+    ended = run_script(tmp_path, "-i", "-q", stdin=SCRIPT.format(""))
+    assert "Traceback" not in ended.stderr, ended.stderr
+    assert sweeps.pending(tiny([64, 128], train_size=128, epochs=1), tmp_path / "data") == []
+
+
+def test_a_process_of_a_pool_starts_no_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "_config", {"daemon": True})
+    with pytest.raises(UserError, match="workers is 2, but this process belongs to a pool and cannot start others"):
+        sweeps.run(tiny(), data_dir=tmp_path, workers=2)
 
 
 def test_another_experiment_is_refused_before_anything_is_trained(tmp_path):
@@ -210,6 +286,180 @@ def test_another_experiment_is_refused_before_anything_is_trained(tmp_path):
     with pytest.raises(UserError, match=r"base_lr is 0\.002 there but 0\.01 was asked for"):
         sweeps.run(tiny([16, 64], base_lr=0.01), data_dir=tmp_path)
     assert not (tmp_path / "baseline_small_bs16_seed0.csv").exists()
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """Arrays that `networks:load` returns, and that a test may change."""
+    digits = datasets.load("digits")
+    arrays = [digits.train_images[:128], digits.train_labels[:128], digits.test_images, digits.test_labels]
+    monkeypatch.setattr(networks, "load", lambda: tuple(arrays), raising=False)
+    return arrays
+
+
+OWN = {"dataset": "networks:load", "model": "networks:linear", "width": 1, "train_size": None}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def begun(experiment, folder, monkeypatch) -> None:
+    """Train its first epoch."""
+    add = Record.add
+
+    def add_or_die(record, row, state):
+        add(record, row, state)
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "add", add_or_die)
+        with pytest.raises(SystemExit):
+            sweeps.run([experiment], data_dir=folder)
+
+
+@pytest.mark.parametrize("begin", ["an epoch", "all epochs", "another run"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arrays: arrays[0].roll(1, 0), "digest"),
+        (lambda arrays: arrays[0].tile(2, 1, 1, 1), "128 train images there but 256 now"),
+    ],
+)
+def test_own_data_that_changed_are_refused(tmp_path, own, monkeypatch, capsys, begin, change, message):
+    """The numbers of a run, and of the runs that are compared with it, are of one data set."""
+    (experiment,) = tiny([64], **OWN)
+    if begin == "an epoch":
+        begun(experiment, tmp_path, monkeypatch)
+        asked = [experiment]
+    else:
+        sweeps.run([experiment], data_dir=tmp_path)
+        asked = tiny([64], **OWN | {"epochs": 3}) if begin == "all epochs" else tiny([32, 64], **OWN)
+    before, images = contents(tmp_path), own[0]
+    own[0], own[1] = change(own), own[1].repeat(len(change(own)) // len(own[1]))
+    with pytest.raises(UserError, match=f"bs64_seed0.csv belongs to other data: networks:load has .*{message}"):
+        sweeps.run(asked, data_dir=tmp_path)
+    assert contents(tmp_path) == before
+    own[0], own[1] = images, own[1][:128]
+    sweeps.run(asked, data_dir=tmp_path)
+    assert sweeps.pending(asked, tmp_path) == []
+    own[0] = images.roll(1, 0)
+    sweeps.run(asked, data_dir=tmp_path)  # nothing is trained, so nothing is compared
+    assert "recorded already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_a_network_that_changed_is_refused(tmp_path, own, monkeypatch, epochs):
+    def net(hidden: int):
+        return lambda num_classes: nn.Sequential(nn.Flatten(), nn.Linear(3072, hidden), nn.Linear(hidden, num_classes))
+
+    monkeypatch.setattr(networks, "net", net(84), raising=False)
+    (experiment,) = tiny([64], **OWN | {"model": "networks:net"})
+    begun(experiment, tmp_path, monkeypatch)
+    if epochs == 3:
+        sweeps.run([experiment], data_dir=tmp_path)
+    before = contents(tmp_path)
+    monkeypatch.setattr(networks, "net", net(120))
+    with pytest.raises(UserError, match=r"another network: parameter 1\.weight is 84x3072 there but 120x3072 now"):
+        sweeps.run([replace(experiment, epochs=epochs)], data_dir=tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_sitting_with_other_threads_says_so(tmp_path, own, monkeypatch, capsys):
+    (experiment,) = tiny([64], **OWN)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        begun(experiment, tmp_path, monkeypatch)
+        torch.set_num_threads(2)
+        sweeps.run([experiment], data_dir=tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    said = (
+        "continuing after update 2 under other conditions (threads: 2 instead of 1): sums are rounded in another order"
+    )
+    assert capsys.readouterr().out.count(said) == 1
+    first, second = Record(experiment, tmp_path).noted["parts"]
+    assert (first["from_update"], first["device"]["threads"], first["workers"]) == (0, 1, 1)
+    assert (second["from_update"], second["device"]["threads"], second["workers"]) == (2, 2, 1)
+
+
+def test_a_micro_batch_that_remains_is_noted_and_told(tmp_path, capsys):
+    (experiment,) = tiny([129], model="networks:linear", width=1, micro_batch_size=128, epochs=1)
+    sweeps.run([experiment], data_dir=tmp_path)
+    assert Record(experiment, tmp_path).noted["ghost_batch"] == [{"from_update": 0, "images": 128, "last": 1}]
+    assert "the last micro-batch of every update has 1 of 128 images" in capsys.readouterr().out
+
+
+class Remembers(nn.Module):
+    """Has something besides tensors in its state, from its first training update on if `late`."""
+
+    def __init__(self, state, late: bool = False, num_classes: int = 10):
+        super().__init__()
+        self.linear = networks.linear(num_classes)
+        self.state, self.late = state, late
+
+    def forward(self, images):
+        self.late = self.late and not self.training
+        return self.linear(images)
+
+    def get_extra_state(self):
+        return 0 if self.late else self.state
+
+    def set_extra_state(self, state):
+        pass
+
+
+class Forgets(Remembers):
+    set_extra_state = nn.Module.set_extra_state
+
+
+class Fails(Remembers):
+    def get_extra_state(self):
+        raise KeyError("nothing there")
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (
+            lambda: Remembers({1: SimpleNamespace()}),
+            'model state "_extra_state.1" holds a SimpleNamespace, which no check',
+        ),
+        (lambda: Forgets(7), "networks:net does not take back the state that it saves .* add the set_extra_state that"),
+        (lambda: Fails(7), "networks:net does not take back the state that it saves .'nothing there'."),
+    ],
+)
+def test_a_network_whose_state_could_not_be_loaded_is_not_trained(tmp_path, own, monkeypatch, network, message):
+    (experiment,) = tiny([64], **OWN | {"model": "networks:net"})
+    monkeypatch.setattr(networks, "net", lambda num_classes: Remembers(7), raising=False)
+    begun(experiment, tmp_path, monkeypatch)
+    before = contents(tmp_path)
+    monkeypatch.setattr(networks, "net", lambda num_classes: network())
+    trained = counted_updates(monkeypatch)
+    for _ in range(2):
+        with pytest.raises(UserError, match=message):
+            sweeps.run([experiment], data_dir=tmp_path)
+        assert contents(tmp_path) == before  # nothing is set aside
+    assert trained == []
+
+
+def test_a_state_that_cannot_be_loaded_is_not_saved_later_either(tmp_path, own, monkeypatch):
+    (experiment,) = tiny([64], **OWN | {"model": "networks:net"})
+    monkeypatch.setattr(networks, "net", lambda num_classes: Remembers({1, object()}, late=True), raising=False)
+    for _ in range(2):
+        with pytest.raises(UserError, match='model state "_extra_state" holds a set, which no checkpoint gives back'):
+            sweeps.run([experiment], data_dir=tmp_path)
+        assert {path.suffix for path in tmp_path.iterdir()} == {".json"}
+
+
+def test_a_lock_file_of_another_user(tmp_path):
+    (experiment,) = tiny([64], **OWN | {"dataset": "digits"})
+    held = tmp_path / f".{experiment.stem}.lock"
+    held.touch(0o000)
+    message = f"{held} cannot be written (Permission denied); ask its owner for permission or choose another data_dir"
+    with as_any_user(), pytest.raises(UserError, match=re.escape(message)):
+        sweeps.run([experiment], data_dir=tmp_path)
 
 
 def test_a_lock_file_beside_a_finished_record(tmp_path):

@@ -2,9 +2,10 @@
 
 import io
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchscale import streams
+from batchscale.paths import typed
 from batchscale.records.files import SaveError, require_writable, scratch_of, write_whole
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def save(figure: "Figure", data_dir: str | os.PathLike, name: str) -> None:
     A figure can always be drawn again. Where it cannot be written, one printed line says so, and nothing else happens:
     the notebook that shows it goes on.
     """
-    folder = Path(data_dir).expanduser() / "figures"
+    folder = typed(data_dir, "data_dir") / "figures"
     try:
         scratch_of(folder, None)  # raises where Google Drive is gone: its folder must not become a local one
         require_writable(folder)
@@ -26,4 +27,4 @@ def save(figure: "Figure", data_dir: str | os.PathLike, name: str) -> None:
             figure.savefig(content, format=ending, dpi=150, bbox_inches="tight")
             write_whole(folder / f"{name}.{ending}", content.getbuffer())
     except SaveError as error:
-        print(f"{name}: figure not saved, {error}")
+        print(f"{name}: figure not saved, {error}", file=streams.OUT)

@@ -25,6 +25,9 @@ COPY_SECONDS = 60  # longest wait for a slow folder at the end of a sweep
 COLAB_DRIVE = Path("/content/drive")
 COLAB_SCRATCH = Path("/content/batchscale-scratch")
 
+_ROOM = "free some space or choose another data_dir"
+_AGAIN = "run again to continue"
+
 
 class SaveError(UserError):
     """A file or folder cannot be written: `problem` says why, `remedy` what to do. The previous content is intact."""
@@ -37,6 +40,14 @@ class SaveError(UserError):
         return f"{self.problem}; {self.remedy}"
 
 
+class ReadError(UserError):
+    """A file, or the folder in which it may be, cannot be read. Its content is unknown, so nothing may replace it."""
+
+    def __init__(self, path: Path, error: OSError):
+        remedy = _remedy(error, "check the disk or the connection, then run again")
+        super().__init__(f"{path} cannot be read ({error.strerror}); {remedy}")
+
+
 class Busy(UserError):
     """Another process holds the lock; `holder` is the name it gave itself."""
 
@@ -46,6 +57,38 @@ class Busy(UserError):
 
     def __str__(self) -> str:
         return f"held by {self.holder}"
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder.
+
+    Raises:
+        ReadError: the file may not be read, or its folder may not be searched.
+    """
+    try:
+        path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except IsADirectoryError:
+        return True
+    except OSError as error:
+        raise ReadError(path, error) from error
+    return True
+
+
+def read_whole(path: Path) -> bytes:
+    """Content of a file.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, IsADirectoryError: there is no such file.
+        ReadError: there may be one, which cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise
+    except OSError as error:
+        raise ReadError(path, error) from error
 
 
 def write_whole(path: Path, content: bytes | memoryview, *, keep: Path | None = None) -> None:
@@ -76,7 +119,7 @@ def write_whole(path: Path, content: bytes | memoryview, *, keep: Path | None = 
             raise
         raise SaveError(
             f"{path} cannot be written ({error.strerror})",
-            "everything saved before is intact: free some space or choose another data_dir, then run again to continue",
+            f"everything saved before is intact: {_remedy(error, _ROOM)}, then run again to continue",
         ) from error
 
 
@@ -90,7 +133,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
         temporary_of(path).unlink(missing_ok=True)
     except OSError as error:
-        raise SaveError(f"{path} cannot be removed ({error.strerror})", "run again to continue") from error
+        raise SaveError(f"{path} cannot be removed ({error.strerror})", _remedy(error, _AGAIN)) from error
 
 
 def temporary_of(path: Path) -> Path:
@@ -108,7 +151,7 @@ def rename(path: Path, target: Path) -> None:
         path.replace(target)
         _sync_folder(path.parent)
     except OSError as error:
-        raise SaveError(f"{path} cannot be renamed ({error.strerror})", "run again to continue") from error
+        raise SaveError(f"{path} cannot be renamed ({error.strerror})", _remedy(error, _AGAIN)) from error
 
 
 def set_aside(path: Path) -> Path:
@@ -117,7 +160,7 @@ def set_aside(path: Path) -> Path:
     Raises:
         SaveError: the file cannot be renamed.
     """
-    aside = next(name for name in _numbered(path, "unusable") if not name.exists())
+    aside = next(name for name in _numbered(path, "unusable") if not os.path.lexists(name))
     try:
         return path.replace(aside)
     except OSError as error:
@@ -129,13 +172,14 @@ def keep_copy(path: Path) -> Path:
 
     Raises:
         SaveError: the copy cannot be written.
+        ReadError: the file, or an earlier copy, cannot be read.
     """
-    content = path.read_bytes()
+    content = read_whole(path)
     for copy in _numbered(path, "replaced"):
-        if not copy.exists():
+        if not is_there(copy):
             write_whole(copy, content)
             return copy
-        if copy.read_bytes() == content:
+        if read_whole(copy) == content:
             return copy
 
 
@@ -144,21 +188,27 @@ def _numbered(path: Path, suffix: str) -> Iterator[Path]:
         yield path.with_name(f"{path.name}.{suffix}{'' if number == 1 else number}")
 
 
+def _remedy(error: OSError, otherwise: str) -> str:
+    """What to do about an error of the file system: permissions are another user's to give."""
+    if isinstance(error, PermissionError):
+        return "ask its owner for permission or choose another data_dir"
+    return otherwise
+
+
 def require_writable(folder: Path) -> None:
-    """Create a folder if it is missing, and check that it can be written by writing a temporary file.
+    """Create a folder if it is missing, and check that it can be listed, and written by writing a temporary file.
 
     Raises:
-        SaveError: the folder is read-only or full, or a file has its name.
+        SaveError: the folder is read-only or full, is another user's, or a file has its name.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        os.scandir(folder).close()
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(4096))
             file.flush()
     except OSError as error:
-        raise SaveError(
-            f"{folder} cannot be written ({error.strerror})", "free some space or choose another data_dir"
-        ) from error
+        raise SaveError(f"{folder} cannot be written ({error.strerror})", _remedy(error, _ROOM)) from error
 
 
 @contextlib.contextmanager
@@ -176,7 +226,9 @@ def lock(path: Path, holder: str) -> Iterator[None]:
     except Timeout:
         raise Busy(_holder(path)) from None
     except OSError as error:
-        raise SaveError(f"{path.parent} cannot be written ({error.strerror})", "choose another data_dir") from error
+        raise SaveError(
+            f"{error.filename or path} cannot be written ({error.strerror})", _remedy(error, "choose another data_dir")
+        ) from error
     try:
         # The next process reads the holder's name here. On a file system without locks, filelock itself writes the
         # file. On a full disk, and on Windows, where a locked file cannot be written, the holder remains unnamed.

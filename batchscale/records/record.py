@@ -9,22 +9,22 @@ for more epochs continues.
 """
 
 import csv
-import io
 import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
 from batchscale.epoch import COLUMNS, Epoch
 from batchscale.errors import UserError, first_line
 from batchscale.experiment import Experiment
+from batchscale.paths import typed
 from batchscale.records import provenance
-from batchscale.records.checkpoint import FORMAT
+from batchscale.records.checkpoint import FORMAT, dumps, loads
 from batchscale.records.checkpoint import load as load_checkpoint
-from batchscale.records.files import keep_copy, remove, rename, require_writable, set_aside, write_whole
+from batchscale.records.files import is_there, keep_copy, remove, rename, require_writable, set_aside, write_whole
 from batchscale.records.tables import UnreadableRecord, read_csv, to_csv
 
 # Fields that may change when a run is continued: how far and where it is trained, not what is trained.
@@ -46,6 +46,7 @@ class Record:
         status: `new`, `running`, `complete` or `diverged`.
         trained: every requested epoch has a row, or the run diverged.
         finished: trained and closed; nothing remains to be done.
+        noted: what the sidecar holds; empty without one.
         replaced: copy of a CSV whose rows are trained again, see `resume`; None if there is none.
 
     Raises:
@@ -56,7 +57,7 @@ class Record:
         self, experiment: Experiment, data_dir: str | os.PathLike, notice: Callable[[str], None] = warnings.warn
     ):
         self.experiment = experiment
-        self.folder = Path(data_dir).expanduser()
+        self.folder = typed(data_dir, "data_dir")
         self.csv, self.sidecar, self.checkpoint, self.previous, self.final = (
             self.folder / f"{experiment.stem}{ending}"
             for ending in (".csv", ".json", ".ckpt", ".ckpt.previous", ".final.ckpt")
@@ -73,12 +74,13 @@ class Record:
 
     def read(self) -> None:
         """Read the files again; another process may have added to them."""
-        self.status, self.rows, self._content = "new", [], {}
+        self.status, self.rows, self.noted = "new", [], {}
         planned_epochs = 0
-        if self.sidecar.exists():
-            self._content = self._read_sidecar()
-            self.status, planned_epochs = self._content["status"], self._content["experiment"]["epochs"]
-        if self.csv.exists():
+        there = set(filter(is_there, (self.sidecar, self.csv, self.checkpoint, self.previous, self.final)))
+        if self.sidecar in there:
+            self.noted = self._read_sidecar()
+            self.status, planned_epochs = self.noted["status"], self.noted["experiment"]["epochs"]
+        if self.csv in there:
             self.rows = [Epoch.of(row) for row in read_csv(self.csv).to_dict("records")]
         self._epochs_in_csv = len(self.rows)
         if self.status == "new" and self.rows:
@@ -88,18 +90,31 @@ class Record:
             self._require_known_columns()
         # Killed after the last row and before the status, or before the checkpoints were removed.
         unclosed = self.status == "running" and len(self.rows) >= planned_epochs
-        closed = self._content.get("status") in ("complete", "diverged")
-        left_over = closed and (self.checkpoint.exists() or self.previous.exists())
+        closed = self.noted.get("status") in ("complete", "diverged")
+        left_over = closed and not there.isdisjoint((self.checkpoint, self.previous))
         self.finished = self.trained and not (unclosed or left_over)
 
-    def resume(self) -> dict | None:
+    def require_same(self, made_of: Mapping) -> None:
+        """Compare data and network with those that the sidecar notes, see `provenance.made_of`.
+
+        Raises:
+            UserError: one of them differs; the message says how.
+        """
+        _require_same(self.csv, self.noted, made_of)
+
+    def resume(self, made_of: Mapping | None = None) -> dict | None:
         """The training state to continue from, or None to start at epoch 1; `rows` become those of that state.
 
         The newest intact checkpoint is used. A damaged one is renamed, with a notice, and never deleted. If the CSV has
         more rows than the state, these epochs are trained again. The CSV stays until the training has passed its last
         row; a copy is kept, and a notice names it.
+
+        Raises:
+            UserError: sidecar or checkpoint belong to other data or another network than `made_of`, or a checkpoint
+                cannot be read now. Neither is set aside.
         """
-        saved = next(self._checkpoints(), {"state": None, "rows": []})
+        self.require_same(made_of or {})
+        saved = next(self._checkpoints(made_of), {"state": None, "rows": []})
         if len(saved["rows"]) < self._epochs_in_csv and self.replaced is None:
             self._keep_recorded(len(saved["rows"]))
         self.rows = saved["rows"]
@@ -113,13 +128,13 @@ class Record:
         return 0 if saved is None else saved["updates"]
 
     def start(self, **facts) -> None:
-        """Write the sidecar before training starts or continues; `facts` are added to it (see `provenance`).
+        """Write the sidecar before training starts or continues; `facts` are added to it, see `provenance`.
 
         Raises:
             UserError: the folder cannot be written.
         """
         require_writable(self.folder)
-        self._content = {
+        self.noted = {
             "format": FORMAT,
             "status": "running",
             "experiment": asdict(self.experiment),
@@ -136,13 +151,27 @@ class Record:
         self._write_csv()
 
     def save_state(self, state: dict) -> None:
-        """Save the training state, within an epoch or after one."""
-        import torch
+        """Save the training state, within an epoch or after one.
 
-        buffer = io.BytesIO()
+        Raises:
+            NotLoadable: (a UserError) the state could not be loaded again. The checkpoint saved before is intact.
+            SaveError: (a UserError) the folder cannot be written.
+        """
+        write_whole(self.checkpoint, self._dumped(state), keep=self.previous)
+
+    def as_loaded(self, state: dict) -> dict:
+        """The training state as `resume` would return it, had it been saved; nothing is written.
+
+        Raises:
+            NotLoadable: (a UserError) it could not be loaded.
+        """
+        return loads(self._dumped(state))["state"]
+
+    def _dumped(self, state: dict) -> memoryview:
         rows = [asdict(row) for row in self.rows]
-        torch.save({"format": FORMAT, "experiment": asdict(self.experiment), "rows": rows, "state": state}, buffer)
-        write_whole(self.checkpoint, buffer.getbuffer(), keep=self.previous)
+        made_of = {key: self.noted[key] for key in ("data", "network") if key in self.noted}
+        content = {"format": FORMAT, "experiment": asdict(self.experiment), **made_of, "rows": rows, "state": state}
+        return dumps(content)
 
     def finish(self, status: str | None = None, *, keep_state: bool = False) -> None:
         """Close the record as `complete` or `diverged` and remove the checkpoints.
@@ -161,19 +190,22 @@ class Record:
         remove(self.previous)
         self.trained = self.finished = True
 
-    def _checkpoints(self) -> Iterator[dict]:
+    def _checkpoints(self, made_of: Mapping | None = None) -> Iterator[dict]:
         """Contents of the intact checkpoints of this experiment, newest first."""
         for path in (self.checkpoint, self.previous, self.final):
-            if path.exists():
+            if is_there(path):
                 try:
-                    yield self._read_checkpoint(path)
+                    yield self._read_checkpoint(path, made_of or {})
+                except UserError:  # the checkpoint may be as good as any
+                    raise
                 except Exception as error:  # a torn, foreign or malicious file may raise anything
                     self._notice(f"{path} cannot be used ({first_line(error)}); it is now {set_aside(path).name}")
 
-    def _read_checkpoint(self, path: Path) -> dict:
+    def _read_checkpoint(self, path: Path, made_of: Mapping) -> dict:
         saved = load_checkpoint(path)
         if _differences(saved["experiment"], self.experiment):
             raise ValueError("it belongs to another experiment")
+        _require_same(path, saved, made_of)
         rows = [Epoch.of(row) for row in saved["rows"]]
         return {"path": path, "state": saved["state"], "rows": rows, "updates": saved["state"]["updates"]}
 
@@ -200,8 +232,8 @@ class Record:
 
     def _write_sidecar(self, status: str) -> None:
         self.status = status
-        self._content["status"] = status
-        write_whole(self.sidecar, (json.dumps(self._content, indent=2, ensure_ascii=False) + "\n").encode())
+        self.noted["status"] = status
+        write_whole(self.sidecar, (json.dumps(self.noted, indent=2, ensure_ascii=False) + "\n").encode())
 
     def _read_sidecar(self) -> dict:
         try:
@@ -245,6 +277,16 @@ class Record:
                 f"{self.csv} has columns that this batchscale does not know: {', '.join(unknown)}; "
                 f"upgrade batchscale, or move the record away"
             )
+
+
+def _require_same(path: Path, noted: Mapping, made_of: Mapping) -> None:
+    differing = provenance.difference(noted, made_of)
+    if differing is not None:
+        what, how = differing
+        raise UserError(
+            f"{path} belongs to {'other data' if what == 'data' else 'another network'}: {how}; "
+            f"undo the change, choose another name or data_dir, or move the files of the run away"
+        )
 
 
 def _differences(kept: dict, asked: Experiment) -> list[tuple[str, object, object]]:

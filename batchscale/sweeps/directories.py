@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from batchscale import streams
+from batchscale.paths import typed
 from batchscale.records.files import COLAB_DRIVE
 
 
@@ -21,15 +23,17 @@ def directories(
 
     from batchscale.training.datasets import find_data_root
 
-    records, images = project / Path(data_dir).expanduser(), project / find_data_root(data_root)
-    print(f"project {project.name}\nrecords {data_dir}\nimages  {find_data_root(data_root)}")
+    records, images = project / typed(data_dir, "data_dir"), project / find_data_root(data_root)
+    print(f"project {project.name}\nrecords {data_dir}\nimages  {find_data_root(data_root)}", file=streams.OUT)
     if torch.cuda.is_available():
-        print(f"GPU     {torch.cuda.get_device_name()}")
+        gpu = torch.cuda.get_device_name()
     else:
-        print("GPU     none (on Colab: Runtime > Change runtime type); a small width and few epochs train without one")
+        gpu = "none (on Colab: Runtime > Change runtime type); a small width and few epochs train without one"
+    print(f"GPU     {gpu}", file=streams.OUT)
     if mount_drive and COLAB_DRIVE not in records.absolute().parents:
         print(
             f"NOTE    mount_drive is True but data_dir is {data_dir}, which is not on the Drive: the records are lost "
-            f'when the session ends. Set data_dir = "{COLAB_DRIVE}/MyDrive/batchscale/data" and run all again.'
+            f'when the session ends. Set data_dir = "{COLAB_DRIVE}/MyDrive/batchscale/data" and run all again.',
+            file=streams.OUT,
         )
     return records, images

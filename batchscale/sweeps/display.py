@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tqdm.std import tqdm
 
+from batchscale import streams
 from batchscale.epoch import Epoch
 from batchscale.experiment import Experiment
 from batchscale.sweeps.failure import Failure
@@ -52,6 +53,7 @@ class Display:
         self._output = None
 
     def __enter__(self) -> "Display":
+        streams.occupy()
         return self
 
     def __exit__(self, *exception) -> None:
@@ -73,8 +75,9 @@ class Display:
         state.progress = progress
         if in_notebook():
             self._update_output()
-        elif sys.stderr.isatty():
-            columns = shutil.get_terminal_size().columns - 2  # leaves room for the ^C that a terminal prints
+        elif streams.ERR.isatty():
+            columns, rows = shutil.get_terminal_size()  # not tqdm's, which shows nothing where the size is unknown
+            columns -= 2  # leaves room for the ^C that a terminal prints
             wide = columns >= _WIDE - 2
             if state.bar is None:
                 state.bar = tqdm(
@@ -84,6 +87,8 @@ class Display:
                     leave=False,
                     mininterval=0,
                     ncols=columns,
+                    nrows=rows,
+                    file=streams.ERR,
                 )
             state.bar.ncols = columns
             state.bar.set_description_str(_label(experiment, progress, wide), refresh=False)
@@ -92,26 +97,28 @@ class Display:
 
     def _epoch(self, experiment: Experiment, epoch: Epoch) -> None:
         self._states.setdefault(experiment, _State(started_at=0)).accuracy = epoch.accuracy
-        if not in_notebook() and not sys.stderr.isatty():
+        if not in_notebook() and not streams.ERR.isatty():
             print(
                 f"{experiment} epoch {epoch.epoch}/{experiment.epochs}: accuracy {epoch.accuracy:.4f}, "
                 f"test loss {epoch.test_loss:.4f}, {epoch.images_per_second:.0f} images/s",
-                file=sys.stderr,
+                file=streams.ERR,
                 flush=True,
             )
 
     def _finish(self, experiment: Experiment, line: str) -> None:
         self.ended += 1
         self._forget(experiment)
-        tqdm.write(f"[{self.ended}/{self.runs}] {line}", file=sys.stdout)
-        sys.stdout.flush()
+        self._say(f"[{self.ended}/{self.runs}] {line}")
 
     def _failure(self, experiment: Experiment, failure: Failure) -> None:
         self._finish(experiment, failure.line)
 
     def _notice(self, experiment: Experiment | None, line: str) -> None:
-        tqdm.write(line if experiment is None else f"{experiment}: {line}", file=sys.stdout)
-        sys.stdout.flush()
+        self._say(line if experiment is None else f"{experiment}: {line}")
+
+    def _say(self, line: str) -> None:
+        tqdm.write(line, file=streams.OUT)
+        streams.OUT.flush()
 
     def _forget(self, experiment: Experiment) -> None:
         state = self._states.pop(experiment, None)

@@ -8,12 +8,13 @@ The notebooks remain the main programs: the given values replace those of their 
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from batchscale import streams
 from batchscale.errors import UserError
 from batchscale.modes import MODES
+from batchscale.paths import typed
 from batchscale.records.files import require_writable
 from batchscale.sweeps.signals import Stopped
 
@@ -42,7 +43,7 @@ def execute(
         Stopped: Ctrl-C or SIGTERM arrived, and everything is saved.
     """
     project = Path(__file__).parents[2] if project is None else project
-    out = Path(out).expanduser().resolve()
+    out = typed(out, "out").resolve()
     require_writable(out)
     for mode in MODES.values():
         if mode.notebook is not None:
@@ -50,7 +51,7 @@ def execute(
             given = {} if sizes is None else {"batch_sizes": list(sizes)}
             _execute(mode.notebook, project, out, parameters | given)
     _execute(RESULTS, project, out, {})
-    print(f"notebooks, records and figures are in {out}")
+    print(f"notebooks, records and figures are in {out}", file=streams.OUT)
 
 
 def _execute(name: str, project: Path, out: Path, parameters: dict) -> None:
@@ -63,7 +64,7 @@ def _execute(name: str, project: Path, out: Path, parameters: dict) -> None:
     source, target = project / f"{name}.ipynb", out / f"{name}.ipynb"
     if not source.is_file():
         raise UserError(f"there is no {source}; run from a clone of the project")
-    print(f"{name}.ipynb", flush=True)
+    print(f"{name}.ipynb", file=streams.OUT, flush=True)
     with _signals_to_the_kernel() as signals:
         try:
             papermill.execute_notebook(
@@ -72,8 +73,8 @@ def _execute(name: str, project: Path, out: Path, parameters: dict) -> None:
                 {"data_dir": str(out)} | parameters,
                 cwd=str(project),
                 progress_bar=False,
-                stdout_file=sys.stdout,
-                stderr_file=sys.stderr,
+                stdout_file=streams.OUT,
+                stderr_file=streams.ERR,
                 extra_arguments=["--log-level=ERROR"],  # the kernel's own warnings do not concern the study
             )
         except Exception as error:

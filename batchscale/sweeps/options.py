@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from batchscale.errors import UserError
 from batchscale.experiment import Experiment
+from batchscale.paths import typed
 from batchscale.records.files import scratch_of
 from batchscale.sweeps.torchrun import under_torchrun
 
@@ -61,6 +62,8 @@ class Options:
     """seconds between checkpoints within an epoch"""
     keep_state: bool = False
     """keep the last state of each run that completes, so that a later request for more epochs continues from it"""
+    noise_scale: bool = True
+    """measure the gradient noise scale after each epoch; without it an epoch needs memory for two gradients less"""
     holder: str = field(default_factory=this_process)
     """name under which locks are held: the process that the user started, also in the processes that it starts"""
 
@@ -73,8 +76,9 @@ class Options:
         gpus = self.gpus_per_run
         if not (isinstance(gpus, Real) and gpus >= 0 and (gpus <= 1 or gpus % 1 == 0)):
             raise UserError(f"gpus_per_run is {gpus!r}; it must be a fraction from 0 to 1, or a whole number")
-        if not isinstance(self.keep_state, bool):
-            raise UserError(f"keep_state is {self.keep_state!r}; it must be True or False")
+        for name in ("keep_state", "noise_scale"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} is {getattr(self, name)!r}; it must be True or False")
         for name, kind in (("when_locked", WhenLocked), ("on_out_of_memory", OnOutOfMemory), ("engine", Engine)):
             if getattr(self, name) not in get_args(kind):
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be {' or '.join(get_args(kind))}")
@@ -116,5 +120,5 @@ class Options:
 
 def places(data_dir: str | os.PathLike, scratch_dir: str | os.PathLike | None) -> tuple[Path, Path | None]:
     """Folder of the records and scratch folder of a sweep, see `files.scratch_of`."""
-    data_dir = Path(data_dir).expanduser()
-    return data_dir, scratch_of(data_dir, None if scratch_dir is None else Path(scratch_dir).expanduser())
+    data_dir = typed(data_dir, "data_dir")
+    return data_dir, scratch_of(data_dir, None if scratch_dir is None else typed(scratch_dir, "scratch_dir"))

@@ -3,10 +3,12 @@
 import contextlib
 import functools
 import time
+from collections.abc import MutableSequence
 
 from batchscale.errors import UserError
 from batchscale.experiment import Experiment
 from batchscale.records import provenance
+from batchscale.records.checkpoint import NotLoadable
 from batchscale.records.files import Busy, Copies, SaveError, lock, write_whole
 from batchscale.records.record import Record
 from batchscale.sweeps.display import summary
@@ -40,8 +42,12 @@ class Process:
         self._copies: Copies | None = None
         self._cannot_save = False
 
-    def work(self, experiments: list[Experiment]) -> list[Failure]:
-        """Bring every experiment to its end, in this process or in another one; returns the failures."""
+    def work(self, experiments: list[Experiment], failed: MutableSequence[int] | None = None) -> list[Failure]:
+        """Bring every experiment to its end, in this process or in another one; returns the failures.
+
+        Args:
+            failed: a flag per experiment, shared by the processes of a sweep: what failed in one is not tried again.
+        """
         from batchscale.training.memory import memory_kept
 
         with contextlib.ExitStack() as stack:
@@ -49,12 +55,12 @@ class Process:
             if self.options.scratch_dir is not None:
                 notice = functools.partial(self.report, "notice", None)
                 self._copies = stack.enter_context(Copies(self.options.data_dir, notice))
-            self._share(experiments)
+            self._share(experiments, bytearray(len(experiments)) if failed is None else failed)
         return self.failures
 
-    def _share(self, experiments: list[Experiment]) -> None:
+    def _share(self, experiments: list[Experiment], failed: MutableSequence[int]) -> None:
         """Train what is not locked, and wait for the rest, until nothing remains."""
-        todo, is_told = experiments, False
+        todo, is_told, places = experiments, False, {each: place for place, each in enumerate(experiments)}
         while todo:
             busy: dict[Experiment, str] = {}  # locked by another process -> its name
             for experiment in todo:
@@ -62,7 +68,7 @@ class Process:
                     return
                 try:
                     with lock(self.options.lock_file(experiment), self.options.holder):
-                        self._complete(experiment)
+                        self._attempt(experiment, failed, places[experiment])
                 except Busy as other:
                     # The processes of the same sweep are always waited for.
                     if self.options.when_locked == "wait" or other.holder == self.options.holder:
@@ -79,6 +85,15 @@ class Process:
                     self.report("notice", None, "waiting for {}, which {} is training".format(*others[0]))
                 time.sleep(WAIT_SECONDS)
             todo = list(busy)
+
+    def _attempt(self, experiment: Experiment, failed: MutableSequence[int], place: int) -> None:
+        """Complete a locked experiment, unless it failed in another process of this sweep."""
+        if not failed[place]:
+            try:
+                self._complete(experiment)
+            except Exception:
+                failed[place] = 1  # before the lock is released, for which another process may wait
+                raise
 
     def _fail(self, experiment: Experiment, error: UserError, is_alone: bool) -> None:
         failure = Failure(experiment, str(error))
@@ -141,13 +156,17 @@ class Process:
 
     def _train_with(self, training, images_at_once: dict[str, int], record: Record) -> None:
         """Train from the record's present state; save every epoch, and long ones also in between."""
-        experiment = training.experiment
-        state = record.resume()
+        experiment, made_of = training.experiment, provenance.made_of(training)
+        _require_resumable(training, record)
+        state = record.resume(made_of)
         if state is not None:
             training.load_state_dict(state)
         training.limit(images_at_once)
-        record.start(**provenance.facts(training))
-        self.group.broadcast((experiment, self.options.data_root, state))  # the other workers train the same
+        facts = provenance.facts(training, record.noted)
+        for line in provenance.notices(facts, record.noted, experiment.batch_size):
+            self.report("notice", experiment, line)
+        record.start(**made_of, **facts)
+        self.group.broadcast((experiment, self.options.data_root, state, made_of))  # the other workers train the same
         saved = time.monotonic()
 
         def between_updates(progress) -> None:
@@ -162,7 +181,8 @@ class Process:
                 raise _StopTraining
 
         try:
-            with contextlib.closing(training.epochs(between_updates)) as epochs:
+            epochs = training.epochs(between_updates, with_noise_scale=self.options.noise_scale)
+            with contextlib.closing(epochs):
                 for epoch in epochs:
                     record.add(epoch, training.state_dict())
                     self._copy(record)
@@ -174,3 +194,21 @@ class Process:
             return
         record.finish("diverged" if training.diverged else "complete", keep_state=self.options.keep_state)
         self.report("finish", experiment, summary(experiment, record.status, record.rows))
+
+
+def _require_resumable(training, record: Record) -> None:
+    """Load the initial state back into its own training, as a later sitting would, before anything is written.
+
+    Raises:
+        UserError: the state cannot be saved and loaded, or the network does not take it back.
+    """
+    try:
+        training.load_state_dict(record.as_loaded(training.state_dict()))
+    except (NotLoadable, MemoryError):
+        raise
+    except Exception as error:  # a user's network may raise anything
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise UserError(
+            f"model {training.experiment.model} does not take back the state that it saves ({reason:.200}), so the run "
+            f"could not be continued; add the set_extra_state that belongs to get_extra_state, or mend load_state_dict"
+        ) from error

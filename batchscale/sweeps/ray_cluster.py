@@ -21,7 +21,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from batchscale.errors import UserError, first_line
@@ -259,7 +259,8 @@ def _arrays(dataset: str, data_root: str | os.PathLike | None) -> dict:
     """The fields of a data set as NumPy arrays, which all tasks of a node read from shared memory."""
     from batchscale.training import datasets
 
-    content = vars(datasets.load(dataset, data_root))
+    data = datasets.load(dataset, data_root)
+    content = {field.name: getattr(data, field.name) for field in fields(data)}
     return {name: value.numpy() if hasattr(value, "numpy") else value for name, value in content.items()}
 
 

@@ -3,11 +3,11 @@
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
+from batchscale import streams
 from batchscale.sweeps.torchrun import under_torchrun
 
 
@@ -50,8 +50,9 @@ def caught(*numbers: int, parent: Connection | None = None) -> Iterator[Stop]:
         stop.signal = number
         # A handler may interrupt anything, so it only writes. An update of a large minibatch may take a minute, and a
         # user who sees no reaction presses Ctrl-C again.
-        if not is_patient and sys.stderr.isatty():
-            os.write(2, b"\nsaving after this update; press Ctrl-C again to stop immediately\n")
+        if not is_patient and streams.ERR.isatty():
+            with contextlib.suppress(OSError):  # the terminal is gone
+                os.write(2, b"\nsaving after this update; press Ctrl-C again to stop immediately\n")
 
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, request) for number in numbers if in_main_thread}

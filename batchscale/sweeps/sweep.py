@@ -14,13 +14,15 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from batchscale import streams
 from batchscale.experiment import Experiment
+from batchscale.records import provenance
 from batchscale.records.files import Busy, SaveError, lock, require_writable
 from batchscale.sweeps import processes
 from batchscale.sweeps.display import Display
 from batchscale.sweeps.failure import as_error
 from batchscale.sweeps.options import Options
-from batchscale.sweeps.pending import pending, rows_in
+from batchscale.sweeps.pending import latest, pending, rows_in
 from batchscale.sweeps.process import Process
 from batchscale.sweeps.signals import Stopped, caught
 
@@ -37,6 +39,7 @@ def run(experiments: Iterable[Experiment], **options) -> pd.DataFrame:
             written; or, after all other experiments were trained, one of them failed.
         Stopped: Ctrl-C or SIGTERM arrived, and everything is saved.
     """
+    processes.require_no_start()
     experiments, options = list(dict.fromkeys(experiments)), Options(**options)
     if options.engine == "ray":
         from batchscale.sweeps import ray_cluster
@@ -45,13 +48,31 @@ def run(experiments: Iterable[Experiment], **options) -> pd.DataFrame:
     todo = pending(experiments, options.data_dir, options.scratch_dir)
     _remove_unheld_locks(set(experiments).difference(todo), options)
     if len(todo) < len(experiments):
-        print(f"{len(experiments) - len(todo)} of {len(experiments)} recorded already", flush=True)
+        print(f"{len(experiments) - len(todo)} of {len(experiments)} recorded already", file=streams.OUT, flush=True)
     if todo:
         for folder in {options.data_dir, options.folder}:
             require_writable(folder)
         _require_images(todo, options)
+        _require_same_data(set(experiments).difference(todo), todo, options)
         _train(todo, options)
     return rows_in(experiments, options.data_dir, options.scratch_dir)
+
+
+def _require_same_data(finished: Iterable[Experiment], todo: list[Experiment], options: Options) -> None:
+    """Compare a user's own data with those of the finished runs before others are trained on them.
+
+    Raises:
+        UserError: they are not the same, and the runs could not be compared.
+    """
+    from batchscale.training import datasets
+
+    own = {experiment.dataset for experiment in todo if ":" in experiment.dataset}  # the others never change
+    records = [latest(each, options.data_dir, options.scratch_dir) for each in finished if each.dataset in own]
+    for name in {record.experiment.dataset for record in records if "data" in record.noted}:
+        now = {"data": provenance.data(datasets.load(name, options.data_root))}
+        for record in records:
+            if record.experiment.dataset == name:
+                record.require_same(now)
 
 
 def _train(experiments: list[Experiment], options: Options) -> None:

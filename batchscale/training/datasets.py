@@ -7,19 +7,23 @@
 scikit-learn and needs no download. `module:function` names your own.
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from batchscale.errors import UserError, failure
+from batchscale.errors import UserError, failure, first_line
+from batchscale.paths import typed
 from batchscale.training.by_name import find_callable
 
 TRAIN_ACCURACY_IMAGES = 10_000  # size of the fixed subset for train accuracy
+MOST_CLASSES = 1_000_000  # a higher label is a mark, such as -1 in an unsigned type, or no label at all
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,7 @@ class Dataset:
         train_labels, test_labels: int64 `(n,)`, in 0 ... len(classes) - 1.
         classes: names of the classes.
         mean, std: float32 `(channels,)`, of the training images in units of 0-255; used by `normalised`.
+        complete: the data set of which this is a part or a copy on another device; None for a complete one.
     """
 
     name: str
@@ -42,15 +47,30 @@ class Dataset:
     classes: tuple[str, ...]
     mean: Tensor
     std: Tensor
+    complete: "Dataset | None" = None
 
     @property
     def channels(self) -> int:
         return self.train_images.shape[-1]
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the complete data set, in hexadecimal: dtypes, shapes and bytes of images and labels.
+
+        A part of a data set and a copy on another device have the same digest. Names of classes do not count.
+        """
+        if self.complete is not None:
+            return self.complete.digest
+        digest = hashlib.sha256()
+        for values in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+            digest.update(f"{values.dtype} {tuple(values.shape)}\n".encode())
+            digest.update(values.cpu().contiguous().numpy())
+        return digest.hexdigest()
+
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data on `device`. Shares the tensors that are already there."""
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
+        return replace(self, **moved, complete=self.complete or self)
 
     def first(self, train_size: int | None) -> "Dataset":
         """The same data with the first `train_size` training images, normalised by their own mean and variance.
@@ -64,7 +84,8 @@ class Dataset:
             raise UserError(f"train_size is {train_size} but {self.name} has {len(self.train_images)} training images")
         images = self.train_images[:train_size]
         mean, std = _channel_statistics(images)
-        return replace(self, train_images=images, train_labels=self.train_labels[:train_size], mean=mean, std=std)
+        labels, complete = self.train_labels[:train_size], self.complete or self
+        return replace(self, train_images=images, train_labels=labels, mean=mean, std=std, complete=complete)
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 `(b, h, w, c)` -> float32 `(b, c, h, w)` in channels-last memory, (x - mean) / std per channel."""
@@ -82,16 +103,23 @@ def load(name: str, data_root: str | os.PathLike | None = None, *, progress: boo
 
     Args:
         name: `cifar10`, `digits`, or `module:function`. The function returns (train_images, train_labels, test_images,
-            test_labels): uint8 arrays or tensors `(n, h, w, channels)` and integers `(n,)` from 0.
+            test_labels): uint8 arrays or tensors `(n, h, w, channels)` and whole numbers `(n,)` from 0.
         data_root: folder for `cifar-10-batches-py`. None: the environment variable BATCHSCALE_DATA_ROOT, or else
             `datasets` in the working directory.
         progress: show a progress bar while downloading.
 
     Raises:
-        UserError: the name is unknown, the download failed, or the arrays do not fit together.
+        UserError: the name is unknown, the download failed, a file cannot be read, or the arrays do not fit together.
     """
     if name == "cifar10":
-        return _load_cifar10(find_data_root(data_root), progress)
+        root = find_data_root(data_root)
+        try:
+            return _load_cifar10(root, progress)
+        except OSError as error:  # of permissions, or of the disk
+            raise UserError(
+                f"{error.filename or root} cannot be read ({error.strerror}); ask its owner for permission or choose "
+                f"another data_root"
+            ) from error
     if name == "digits":
         return _load_digits()
     if ":" in name:
@@ -101,12 +129,14 @@ def load(name: str, data_root: str | os.PathLike | None = None, *, progress: boo
 
 def find_data_root(data_root: str | os.PathLike | None = None) -> Path:
     """Folder of the images: the argument, or BATCHSCALE_DATA_ROOT, or `datasets` in the working directory."""
-    return Path(data_root or os.environ.get("BATCHSCALE_DATA_ROOT") or "datasets").expanduser()
+    if data_root:
+        return typed(data_root, "data_root")
+    return typed(os.environ.get("BATCHSCALE_DATA_ROOT") or "datasets", "BATCHSCALE_DATA_ROOT")
 
 
 def is_available(name: str, data_root: str | os.PathLike | None = None) -> bool:
     """Whether the files are present, so that `load` needs no download. Their MD5 is checked when they are loaded."""
-    return name != "cifar10" or (find_data_root(data_root) / "cifar-10-batches-py" / "test_batch").is_file()
+    return name != "cifar10" or os.access(find_data_root(data_root) / "cifar-10-batches-py" / "test_batch", os.R_OK)
 
 
 @lru_cache(maxsize=1)
@@ -151,39 +181,57 @@ def _load_own(name: str) -> Dataset:
         arrays = function()
     except Exception as error:  # the user's function may raise anything, and only the user can fix it
         raise UserError(f"dataset {name} failed: {failure(error)}") from error
-    if not (isinstance(arrays, tuple) and len(arrays) == 4):
+    if not (isinstance(arrays, tuple | list) and len(arrays) == 4):
         raise UserError(f"{name} must return (train_images, train_labels, test_images, test_labels)")
-    try:
-        tensors = [torch.as_tensor(array) for array in arrays]
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{name} must return arrays of numbers: {error}") from error
-    highest = max(int(labels.max()) if labels.numel() else 0 for labels in (tensors[1], tensors[3]))
-    return _dataset(name, tensors, classes=tuple(str(number) for number in range(highest + 1)))
+    return _dataset(name, arrays)
 
 
-def _dataset(name: str, arrays: Sequence, classes: tuple[str, ...]) -> Dataset:
-    """Check (train_images, train_labels, test_images, test_labels) and make a data set of them."""
+def _dataset(name: str, arrays: Sequence, classes: tuple[str, ...] | None = None) -> Dataset:
+    """Check (train_images, train_labels, test_images, test_labels) and make a data set of them.
+
+    Without `classes`, they are the numbers up to the highest label.
+    """
     tensors = []
     for part, images, labels in (("train", *arrays[:2]), ("test", *arrays[2:])):
-        images, labels = torch.as_tensor(images), torch.as_tensor(labels)
-        if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
+        images = _array(images, f"{name}: the {part} images")
+        if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
             raise UserError(
-                f"{name}: the {part} images are {images.dtype} of shape {tuple(images.shape)}; "
-                f"they must be uint8 of shape (n, height, width, channels)"
+                f"{name}: the {part} images are {images.dtype} of shape {images.shape}; "
+                f"they must be uint8 of shape (n, height, width, channels), with at least one image"
             )
-        if labels.is_floating_point() or labels.shape != images.shape[:1]:
-            raise UserError(
-                f"{name}: the {part} labels are {labels.dtype} of shape {tuple(labels.shape)}; "
-                f"they must be {len(images)} whole numbers"
-            )
-        if labels.min() < 0:
-            raise UserError(f"{name}: the lowest {part} label is {labels.min()}; labels must start at 0")
-        tensors += [images.contiguous(), labels.long()]
+        labels = _whole_numbers(_array(labels, f"{name}: the {part} labels"), len(images), f"{name}: the {part} labels")
+        tensors += [torch.from_numpy(np.require(each, requirements=("C", "W"))) for each in (images, labels)]
+    if classes is None:
+        classes = tuple(map(str, range(1 + max(int(labels.max()) for labels in tensors[1::2]))))
     if tensors[0].shape[1:] != tensors[2].shape[1:]:
         shapes = ", ".join(str(tuple(images.shape[1:])) for images in tensors[::2])
         raise UserError(f"{name}: train and test images differ in shape: {shapes}")
     mean, std = _channel_statistics(tensors[0])
     return Dataset(name, *tensors, classes=classes, mean=mean, std=std)
+
+
+def _array(values, what: str) -> np.ndarray:
+    try:
+        return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    except (TypeError, ValueError, RuntimeError) as error:  # lists of different lengths, types that NumPy lacks
+        raise UserError(f"{what} must be an array of numbers: {first_line(error)}") from error
+
+
+def _whole_numbers(labels: np.ndarray, count: int, what: str) -> np.ndarray:
+    """Labels as int64 `(count,)`, from any type of number and also from a column, if each is a class for certain."""
+    if labels.dtype.kind not in "biuf" or labels.shape not in ((count,), (count, 1)):
+        raise UserError(
+            f"{what} are {labels.dtype} of shape {labels.shape}; they must be {count} whole numbers, from 0 on"
+        )
+    labels = labels.reshape(count)
+    numbers = labels.astype(np.float64)  # float16 does not reach MOST_CLASSES
+    wrong = ~((numbers >= 0) & (numbers < MOST_CLASSES) & (numbers == np.floor(numbers)))  # NaN is wrong as well
+    if wrong.any():
+        place = int(wrong.argmax())
+        raise UserError(
+            f"{what} have {labels[place]} at index {place}; they must be whole numbers from 0 to below {MOST_CLASSES}"
+        )
+    return labels.astype(np.int64)
 
 
 def _channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,6 @@ archive; https://github.com/pytorch/vision/issues/9536), and starts from zero af
 import hashlib
 import os
 import shutil
-import sys
 import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from urllib.request import Request, urlopen
 from filelock import FileLock, Timeout
 from tqdm.std import tqdm
 
+from batchscale import streams
 from batchscale.errors import UserError
 
 # The comment on each mirror names the evidence that it has the official file. Whether it is up today was not tested. A
@@ -206,7 +206,9 @@ class _Download:
                 raise _MirrorError(f"another file: its {header} is {given} instead of {right}")
             with (
                 self.part.open("ab" if start else "wb") as file,
-                tqdm(desc=_host(url), initial=start, total=size, disable=not self.progress, **BYTES) as bar,
+                tqdm(
+                    desc=_host(url), initial=start, total=size, disable=not self.progress, **BYTES, file=streams.ERR
+                ) as bar,
             ):
                 for chunk in self._body(response, size - start):
                     file.write(chunk)
@@ -298,4 +300,4 @@ def _why(error: Exception) -> str:
 
 
 def _say(line: str) -> None:
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(line, file=streams.ERR)

@@ -86,7 +86,7 @@ def occupy() -> None:
 
 @contextlib.contextmanager
 def answering() -> Iterator[None]:
-    """What is printed inside arrives, or the command ends.
+    """What is printed inside arrives, or the command ends; `finish` discards the rest.
 
     Raises:
         SystemExit: the reader has gone, as `head` does; the code is `READER_GONE`.
@@ -98,10 +98,8 @@ def answering() -> Iterator[None]:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        _discard(sys.stdout)
         raise SystemExit(READER_GONE) from None
     except OSError as error:
-        _discard(sys.stdout)
         raise UserError(f"standard output cannot be written ({error.strerror}); send it to another place") from error
 
 

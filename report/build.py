@@ -123,26 +123,26 @@ def _figures(found: Findings, lower: list[ToTarget]) -> dict[str, tuple[tuple[fl
             ax.get_legend().remove()
         ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
 
+    def size(height: float) -> tuple[float, float]:  # with room for a line of the legend per mode
+        return TEXT_WIDTH, min(max(height, 0.17 * len(found.study.modes)), 8)
+
     figures = {}
     if len(found.finals):
-        figures["accuracy"] = (TEXT_WIDTH, 2.3), accuracy
+        figures["accuracy"] = size(2.3), accuracy
     if any(effect.differences["difference"].notna().any() for effect in found.effects):
-        figures["effects"] = (TEXT_WIDTH, 2.1), effects
+        figures["effects"] = size(2.1), effects
     if found.target is not None and modes:
-        figures["updates"] = (TEXT_WIDTH, 2.3), lambda ax: updates(ax, at)
-        figures["time"] = (
-            (TEXT_WIDTH, 2.1),
-            lambda ax: plots.to_target(ax, at, "running_time", found.study.modes),
-        )
+        figures["updates"] = size(2.3), lambda ax: updates(ax, at)
+        figures["time"] = size(2.1), lambda ax: plots.to_target(ax, at, "running_time", found.study.modes)
     if lower:
-        figures["lower_target"] = (TEXT_WIDTH, 2.2), lambda ax: updates(ax, lower[-1])
+        figures["lower_target"] = size(2.2), lambda ax: updates(ax, lower[-1])
     if any(mode.critical.estimate or mode.noise_scale for mode in modes.values()):
-        figures["noise_scales"] = (TEXT_WIDTH, 0.9 + 0.4 * len(modes)), lambda ax: plots.noise_scales(ax, found)
+        figures["noise_scales"] = (TEXT_WIDTH, min(0.9 + 0.4 * len(modes), 8)), lambda ax: plots.noise_scales(ax, found)
     if any(mode.breaking_points[currency].batch_size for mode in modes.values() for currency in CURRENCIES):
         height = min(0.4 + 0.95 * len(modes), 8)
         figures["breaking_points"] = (TEXT_WIDTH, height), lambda ax: plots.breaking_points(ax, found)
     if len(found.frontier):
-        figures["frontier"] = (TEXT_WIDTH, 2.1), frontier
+        figures["frontier"] = size(2.1), frontier
     return figures
 
 

@@ -91,7 +91,8 @@ def noise_scale(capsys, *arguments) -> dict:
 def test_noise_scale_of_a_checkpoint_is_the_recorded_one(checkpoint, capsys):
     path, record = checkpoint
     found = noise_scale(capsys, path)
-    assert found["noise_scale"] == record.noise_scale
+    # With blocks the same sums are added in another order.
+    assert found["noise_scale"] == pytest.approx(record.noise_scale, rel=1e-5)
     assert found["noise_scale"] == found["trace_covariance"] / found["squared_gradient_norm"]
     assert (found["updates"], found["big_batch_size"]) == (10, 80)
     precise = noise_scale(capsys, path, "--images", 640)
@@ -113,7 +114,7 @@ def test_noise_scale_of_weights_alone(checkpoint, capsys):
     assert found["updates"] == 0
     training = Training(Experiment(batch_size=1, dataset="digits", width=0.25), datasets.load("digits"))
     training.model.load_state_dict(torch.load(path.with_name("weights.pt")))
-    assert found["noise_scale"] == training.measure_noise_scale().noise_scale
+    assert found["noise_scale"] == pytest.approx(training.measure_noise_scale().noise_scale, rel=1e-5)
 
 
 def commanded(*arguments) -> list:

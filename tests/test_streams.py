@@ -21,6 +21,7 @@ from batchscale.training.loop import Progress
 SWEEP = ["sweep", "--names", "baseline_small", "--dataset", "digits", "--width", "0.1", "--train-size", "256"]
 SWEEP += ["--epochs", "1", "--small", "64", "128", "--seeds", "0", "--data-dir"]
 RUN = Experiment(batch_size=64)
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # as from a shell
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 
 
@@ -34,7 +35,7 @@ def pipe_without_reader():
 
 def run(*arguments, **streams_of) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "batchscale", *arguments]
-    return subprocess.run(command, cwd=PROJECT, check=False, **{"stderr": subprocess.PIPE, **streams_of})
+    return subprocess.run(command, cwd=PROJECT, env=BUFFERED, check=False, stderr=subprocess.PIPE, **streams_of)
 
 
 @pytest.mark.parametrize("arguments", [["noise-scale", "--help"], ["sweep", "--help"], ["analyse", "data"]])
@@ -59,7 +60,9 @@ def test_an_answer_that_cannot_be_written(arguments):
 def test_a_sweep_goes_on_whoever_reads(tmp_path, redirection, workers):
     command = f'set -o pipefail; "{sys.executable}" -m batchscale "$@" {redirection}'
     arguments = [*SWEEP, str(tmp_path), "--workers", workers]
-    ended = subprocess.run(["bash", "-c", command, "bash", *arguments], cwd=PROJECT, capture_output=True, check=False)
+    ended = subprocess.run(
+        ["bash", "-c", command, "bash", *arguments], cwd=PROJECT, env=BUFFERED, capture_output=True, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     assert b"Error" not in ended.stderr + ended.stdout
     assert sorted(load(tmp_path)["batch_size"]) == [64, 128]
@@ -93,7 +96,9 @@ def test_a_terminal_that_closes(tmp_path):
     begun, closed, ended = (tmp_path / name for name in ("begun", "closed", "ended"))
     terminal, theirs = pty.openpty()
     command = [sys.executable, "-c", SHOWS, *map(str, (begun, closed, ended))]
-    with subprocess.Popen(command, cwd=PROJECT, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, cwd=PROJECT, env=BUFFERED, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as process:
         os.close(theirs)
         while not begun.exists():
             assert process.poll() is None

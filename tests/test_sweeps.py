@@ -766,3 +766,19 @@ def test_terminal_shows_bars_that_fit(monkeypatch, capsys):
         for part in ["B=1024", "2/10", "loss 1.234", "acc", "0.512", "2134"]:
             assert part in shown[-1], shown[-1]
         assert ("gradual_warmup" in shown[-1]) == (width == 150)
+
+
+def test_a_network_that_needs_contiguous_images_is_remarked_once(tmp_path, capsys):
+    sweeps.run(tiny(model="networks:LeNet", width=1.0), data_dir=tmp_path)
+    assert capsys.readouterr().out.count("networks:LeNet cannot take images with channels last in memory") == 1
+
+
+def test_without_the_noise_scale(tmp_path, capsys):
+    """A run that measured it before says what its further epochs will count as."""
+    (first,) = tiny([32], epochs=1)
+    sweeps.run([first], data_dir=tmp_path, keep_state=True)
+    rows = sweeps.run([replace(first, epochs=2)], data_dir=tmp_path, noise_scale=False)
+    assert rows["noise_scale"].isna().tolist() == [False, True]
+    assert "the noise scale is not measured any more; analysis counts further epochs" in capsys.readouterr().out
+    with pytest.raises(UserError, match="noise_scale is 1; it must be True or False"):
+        sweeps.run([first], data_dir=tmp_path, noise_scale=1)

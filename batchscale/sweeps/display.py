@@ -50,6 +50,7 @@ class Display:
     def __init__(self, runs: int):
         self.runs, self.ended = runs, 0
         self._states: dict[Experiment, _State] = {}
+        self._remarks: set[str] = set()
         self._output = None
 
     def __enter__(self) -> "Display":
@@ -64,7 +65,7 @@ class Display:
         """Show an event of a run.
 
         Args:
-            event: `progress`, `epoch`, `finish`, `failure` or `notice`.
+            event: `progress`, `epoch`, `finish`, `failure`, `notice`, or `remark`, a notice that is shown once.
             experiment: the run; None for a notice about the whole sweep.
             content: a `Progress`, an `Epoch`, the run's `summary`, a `Failure` or a line, respectively.
         """
@@ -115,6 +116,11 @@ class Display:
 
     def _notice(self, experiment: Experiment | None, line: str) -> None:
         self._say(line if experiment is None else f"{experiment}: {line}")
+
+    def _remark(self, _, line: str) -> None:
+        if line not in self._remarks:
+            self._remarks.add(line)
+            self._say(line)
 
     def _say(self, line: str) -> None:
         tqdm.write(line, file=streams.OUT)

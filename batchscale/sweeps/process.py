@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import MutableSequence
 
@@ -165,6 +166,20 @@ class Process:
         facts = provenance.facts(training, record.noted)
         for line in provenance.notices(facts, record.noted, experiment.batch_size):
             self.report("notice", experiment, line)
+        if training.takes_contiguous_images:
+            self.report(
+                "remark",
+                None,
+                f"{experiment.model} cannot take images with channels last in memory; it gets "
+                f"contiguous ones, with which convolutions may be slower",
+            )
+        if not self.options.noise_scale and any(math.isfinite(row.noise_scale) for row in record.rows):
+            self.report(
+                "notice",
+                experiment,
+                "the noise scale is not measured any more; analysis counts further epochs "
+                "of this run as not measurable",
+            )
         record.start(**made_of, **facts)
         self.group.broadcast((experiment, self.options.data_root, state, made_of))  # the other workers train the same
         saved = time.monotonic()

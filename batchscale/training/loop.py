@@ -100,6 +100,11 @@ class Training:
         self._random_state: dict | None = None  # of the generators within an epoch
 
     @property
+    def takes_contiguous_images(self) -> bool:
+        """Whether the network failed on images with channels last in memory, on which convolutions are fastest."""
+        return self.memory_format != torch.channels_last
+
+    @property
     def micro_batch_size(self) -> int:
         """Number of images in one forward pass of training, over which batch norm computes its statistics.
 

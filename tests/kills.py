@@ -43,6 +43,9 @@ class Run:
         self.data_dir = Path(arguments[arguments.index(where) + 1])
         self.process = context.Process(target=_main, args=(arguments, self.data_dir, log, step, action))
         self.process.start()
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            while self.process.is_alive() and os.getpgid(self.process.pid) != self.process.pid:
+                time.sleep(0.005)  # until it leads its group, which tests send signals to
 
     def saved(self) -> bool:
         """Whether it has saved a state since it was started."""

@@ -113,7 +113,7 @@ def test_noise_scale_of_weights_alone(checkpoint, capsys):
     found = noise_scale(capsys, path.with_name("weights.pt"), "--dataset", "digits", "--width", "0.25")
     assert found["updates"] == 0
     training = Training(Experiment(batch_size=1, dataset="digits", width=0.25), datasets.load("digits"))
-    training.model.load_state_dict(torch.load(path.with_name("weights.pt")))
+    training.model.load_state_dict(torch.load(path.with_name("weights.pt"), weights_only=True))
     assert found["noise_scale"] == pytest.approx(training.measure_noise_scale().noise_scale, rel=1e-5)
 
 

@@ -130,7 +130,7 @@ def count_evaluated(group: Group, file: Path) -> None:
 
 def test_evaluation_is_shared_exactly(tmp_path):
     together(4, count_evaluated, tmp_path / "evaluated.pt")
-    accuracy, loss = torch.load(tmp_path / "evaluated.pt")
+    accuracy, loss = torch.load(tmp_path / "evaluated.pt", weights_only=True)
     assert accuracy == 198 / 297
     right = torch.tensor([1.0] + [0.0] * 9).log_softmax(0)
     assert loss == pytest.approx(-(2 * right[0] + right[1]).item() / 3, rel=1e-6)

@@ -89,6 +89,7 @@ def test_a_warmup_has_at_least_one_update_unless_it_has_no_length(warmup, epochs
 
 @pytest.mark.parametrize("warmup_updates", [0, 1, 7, 50])
 @pytest.mark.parametrize("warmup", ["none", "constant", "gradual"])
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")  # torch 2.4 warns of itself
 def test_equals_torch_stepped_per_update(warmup, warmup_updates):
     base_lr, k = 0.002, 16
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=k * base_lr)

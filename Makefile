@@ -54,14 +54,15 @@ test: $(VENV)/.tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # pyproject.toml is the one place that names versions: "torch>=2.4" there is torch==2.4 here. Old libraries call what
-# newer ones have deprecated.
+# newer ones have deprecated, and Ray 2.40 leaves processes running.
 LOWEST := .venv-lowest
 test-lowest:
 	$(PYTHON) -m venv "$(LOWEST)"
 	$(PYTHON) -c "import re; print(*('=='.join(each) for each in re.findall('\"([a-z-]+)>=([0-9.]+)\"', \
 	  open('pyproject.toml').read()) if each[0] != 'setuptools'), sep='\n')" > "$(LOWEST)/constraints.txt"
 	$(LOWEST)/bin/python -m pip install --quiet --constraint "$(LOWEST)/constraints.txt" --editable ".[tests]"
-	$(LOWEST)/bin/python -m pytest -n 2 --dist worksteal -W default::DeprecationWarning
+	$(LOWEST)/bin/python -m pytest -n 2 --dist worksteal -W default::DeprecationWarning \
+	  -W default::ResourceWarning
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .

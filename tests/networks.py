@@ -232,6 +232,18 @@ class PlainList(nn.Module):
         return images
 
 
+class HalfRegistered(PlainList):
+    """One layer is registered, and one is not."""
+
+    def __init__(self, num_classes: int):
+        super().__init__(num_classes)
+        self.layers, self.first = [nn.Linear(3072, num_classes), nn.ReLU()], nn.Flatten()
+        self.last = nn.Linear(num_classes, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(super().forward(self.first(images)))
+
+
 class SparseGradient(nn.Module):
     """An embedding of brightness whose gradient is sparse."""
 

@@ -9,7 +9,7 @@ from dataclasses import FrozenInstanceError, asdict, replace
 import networks
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchscale.epoch import COLUMNS
@@ -229,6 +229,7 @@ def test_grid_takes_whole_seeds_in_turn():
     assert grid("scaled_lr", [8], lr_scaling="sqrt")[0].lr_scaling == "sqrt"
 
 
+@settings(deadline=None)  # a busy machine is not a failure
 @given(
     sizes=st.lists(st.integers(1, 9000), unique=True),
     seeds=st.lists(st.integers(0, 9), unique=True),

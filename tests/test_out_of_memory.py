@@ -186,6 +186,10 @@ def test_choice_is_one_of_two(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of address space that the system keeps")
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12),
+    reason="torch 2.4, 2.6 and 2.11 crash in a convolution's backward pass when memory runs out; 2.14 raises an error",
+)
 def test_real_shortage_on_the_cpu(tmp_path):
     """The allocator itself fails, somewhere in a forward or backward pass of the study's network."""
     code = f"""

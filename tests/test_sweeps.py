@@ -768,9 +768,16 @@ def test_terminal_shows_bars_that_fit(monkeypatch, capsys):
         assert ("gradual_warmup" in shown[-1]) == (width == 150)
 
 
-def test_a_network_that_needs_contiguous_images_is_remarked_once(tmp_path, capsys):
-    sweeps.run(tiny(model="networks:LeNet", width=1.0), data_dir=tmp_path)
-    assert capsys.readouterr().out.count("networks:LeNet cannot take images with channels last in memory") == 1
+@pytest.mark.parametrize(
+    ("model", "remark"),
+    [
+        ("LeNet", "networks:LeNet cannot take images with channels last in memory; it gets contiguous ones"),
+        ("HalfRegistered", "networks:HalfRegistered has layers in a plain list or dict, layers, which are not trained"),
+    ],
+)
+def test_what_is_remarkable_about_a_network_is_said_once(tmp_path, capsys, model, remark):
+    sweeps.run(tiny(model=f"networks:{model}", width=1.0), data_dir=tmp_path)
+    assert capsys.readouterr().out.count(remark) == 1
 
 
 def test_without_the_noise_scale(tmp_path, capsys):

@@ -130,13 +130,16 @@ def test_weights_equal_the_plain_loops_after_20_updates(noise, fields, rate):
 
 
 def test_weights_equal_the_plain_loops_in_float32(noise):
-    """Few updates, before rounding errors grow. The network is built by its name."""
+    """Few updates, before rounding errors grow. The network is built by its name.
+
+    torch 2.4 and 2.6 add in another order than the versions since 2.11, up to 2.2e-5 here.
+    """
     run = Training(experiment(train_size=5 * 32, lr_scaling="linear"), noise)
     list(run.epochs())
     torch.manual_seed(epoch_seed(0, 0))
     plain = plain_loop(noise, InFloat(), updates=5, size=32, rate=lambda t: 0.008)
     for ours, theirs in zip(run.model.state_dict().values(), plain.state_dict().values(), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours, theirs, atol=5e-5, rtol=0)
 
 
 def network_without_batch_norm(num_classes):

@@ -166,13 +166,8 @@ class Process:
         facts = provenance.facts(training, record.noted)
         for line in provenance.notices(facts, record.noted, experiment.batch_size):
             self.report("notice", experiment, line)
-        if training.takes_contiguous_images:
-            self.report(
-                "remark",
-                None,
-                f"{experiment.model} cannot take images with channels last in memory; it gets "
-                f"contiguous ones, with which convolutions may be slower",
-            )
+        for line in training.remarks:
+            self.report("remark", None, line)
         if not self.options.noise_scale and any(math.isfinite(row.noise_scale) for row in record.rows):
             self.report(
                 "notice",

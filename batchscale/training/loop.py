@@ -25,7 +25,7 @@ from batchscale.experiment import Experiment
 from batchscale.training import memory, noise_scale, randomness
 from batchscale.training.datasets import TRAIN_ACCURACY_IMAGES, Dataset
 from batchscale.training.device import autocast, configure, select_device, synchronize
-from batchscale.training.network import build_model, prepare, unchanged
+from batchscale.training.network import build_model, prepare, unchanged, unregistered
 from batchscale.training.optimizers import begin_momentum, build_optimizer
 from batchscale.training.workers import Group, SharedNetwork, WorkerLost, is_lost
 
@@ -100,9 +100,20 @@ class Training:
         self._random_state: dict | None = None  # of the generators within an epoch
 
     @property
-    def takes_contiguous_images(self) -> bool:
-        """Whether the network failed on images with channels last in memory, on which convolutions are fastest."""
-        return self.memory_format != torch.channels_last
+    def remarks(self) -> list[str]:
+        """What the user should know about the network, a line each."""
+        name, lines = self.experiment.model, []
+        if self.memory_format != torch.channels_last:
+            lines.append(
+                f"{name} cannot take images with channels last in memory; it gets contiguous ones, with which "
+                f"convolutions may be slower"
+            )
+        for place in unregistered(self.model):
+            lines.append(
+                f"{name} has layers in a plain list or dict, {place}, which are not trained; use nn.ModuleList or "
+                f"nn.ModuleDict, or set their requires_grad to False if this is intended"
+            )
+        return lines
 
     @property
     def micro_batch_size(self) -> int:

@@ -91,6 +91,18 @@ def prepare(model: nn.Module, experiment: Experiment, data: Dataset) -> torch.me
     return layout
 
 
+def unregistered(model: nn.Module) -> list[str]:
+    """Names of plain lists and dicts that hold layers to train which no module has registered."""
+    known, found = set(map(id, model.parameters())), []
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+            layers = [item for item in items if isinstance(item, nn.Module)]
+            if any(each.requires_grad and id(each) not in known for layer in layers for each in layer.parameters()):
+                found.append(f"{path}.{name}" if path else name)
+    return found
+
+
 def _logits_shape(model: nn.Module, images: Tensor, experiment: Experiment) -> tuple[int, ...]:
     """Shape of the logits in eval mode. Fails also if the images' layout does not suit the network in train mode."""
     with unchanged(model), _reproducible(experiment), torch.no_grad():

@@ -76,8 +76,8 @@ class Flags(Experiment):
         """Train what is not recorded."""
         from batchscale import sweeps
 
-        names = ("data_root", "scratch_dir", "when_locked", "on_out_of_memory", "save_seconds")
-        names += ("keep_state", "noise_scale")
+        where = ("data_root", "scratch_dir", "when_locked")
+        names = (*where, "on_out_of_memory", "save_seconds", "keep_state", "noise_scale")
         folder = self.data_dir or Path("runs") / re.sub(r"[^A-Za-z0-9_.-]", "-", self.dataset)
         sweeps.run(experiments, data_dir=folder, **how, **{name: getattr(self, name) for name in names})
 

@@ -30,6 +30,7 @@ from batchscale.records import provenance
 from batchscale.records.tables import load
 from batchscale.sweeps import torchrun
 from batchscale.training import datasets, loop
+from batchscale.training import workers as workers_of_training
 from batchscale.training.loop import Training
 from batchscale.training.workers import Group, SharedNetwork, WorkerLost, is_lost
 
@@ -184,6 +185,30 @@ def test_running_statistics_equal_those_of_all_micro_batches_in_turn():
         see(alone, update, worker)
     for norm in norms:
         torch.testing.assert_close(norm.state_dict(), alone.state_dict())
+
+
+def test_tensors_are_summed_in_few_messages(monkeypatch):
+    """Two floats fit a message; one that is larger goes alone, and every kind of number goes by itself."""
+    monkeypatch.setattr(workers_of_training, "MESSAGE_BYTES", 8)
+    sent = []
+
+    class Doubles(Group):
+        def all_reduce(self, values):
+            sent.append((values.dtype, values.tolist()))
+            return values.mul_(2)
+
+    floats = [torch.tensor([1.0]), torch.tensor(2.0), torch.tensor([[3.0], [4.0], [5.0]]), torch.tensor([6.0])]
+    others = [torch.tensor([1 + 2j]), torch.tensor([7.0], dtype=torch.float64), torch.zeros(0)]
+    Doubles(0, 2).sum_all([*floats, *others])
+    assert sent == [
+        (torch.float32, [1.0, 2.0]),
+        (torch.float32, [3.0, 4.0, 5.0]),
+        (torch.float32, [6.0]),
+        (torch.float32, [1.0, 2.0]),
+        (torch.float64, [7.0]),
+    ]
+    assert [tensor.flatten().tolist() for tensor in floats] == [[2.0], [4.0], [6.0, 8.0, 10.0], [12.0]]
+    assert others[0].tolist() == [2 + 4j]
 
 
 def test_the_clock_waits_for_the_slowest_worker(monkeypatch):

@@ -4,7 +4,6 @@ import functools
 import os
 import signal
 import socket
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -56,12 +55,12 @@ def group() -> "Group":
 
 def _place() -> tuple[int, int, int]:
     """Rank, number of workers, and rank on this machine, from the environment."""
+    numbers = []
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
         if not os.environ[name].isdecimal():
             raise UserError(f"{name} is {os.environ[name]!r}, which is not a whole number; {_ALONE}")
-    rank, count, local_rank, port = (
-        int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
-    )
+        numbers.append(int(os.environ[name]))
+    rank, count, local_rank, port = numbers
     for name, value in (("RANK", rank), ("LOCAL_RANK", local_rank)):
         if value >= count:
             raise UserError(f"{name} is {value} but WORLD_SIZE is {count}; ranks begin at 0 and are lower: {_ALONE}")
@@ -73,6 +72,8 @@ def _place() -> tuple[int, int, int]:
 def _joined(rank: int, count: int) -> "Store":
     """The store of torch.distributed, once all workers have met there. Waits in Python, so that Ctrl-C ends it."""
     from torch.distributed import PrefixStore, TCPStore, constants
+
+    from batchscale.training.memory import reason
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     is_host = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
@@ -86,8 +87,8 @@ def _joined(rank: int, count: int) -> "Store":
         while not store.check([f"{each}" for each in range(count)]):
             next(attempts)
     except RuntimeError as error:  # the port is taken, or the host ended
-        reason = textwrap.shorten(first_line(error), 100, placeholder=" ...")
-        raise UserError(f"worker {rank} cannot meet the others at {host}:{port} ({reason}); {_ALONE}") from error
+        why = reason(error)
+        raise UserError(f"worker {rank} cannot meet the others at {host}:{port} ({why}); {_ALONE}") from error
     return store
 
 

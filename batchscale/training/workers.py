@@ -5,7 +5,6 @@ gradients. Worker 0 leads, and `broadcast` sends the others what it decides.
 """
 
 import contextlib
-import itertools
 import re
 from collections.abc import Iterable, Iterator
 
@@ -15,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from batchscale.errors import UserError, failure, first_line
 
-MESSAGE_BYTES = 2**25  # the default of DistributedDataParallel
+MESSAGE_BYTES = 2**25  # near the 25 MiB of DistributedDataParallel
 
 _LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", re.IGNORECASE)
 
@@ -100,14 +99,18 @@ class Group:
 
     def sum_all(self, tensors: Iterable[Tensor]) -> None:
         """Replace every tensor by its sum over the workers, in place, in messages of about `MESSAGE_BYTES`."""
-        messages: dict[tuple, list[list[Tensor]]] = {}
+        messages: list[list[Tensor]] = []
+        latest: dict[tuple, tuple[list[Tensor], int]] = {}  # by dtype and device: a message, and its room in bytes
         for tensor in tensors:
             tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-            alike = messages.setdefault((tensor.dtype, tensor.device), [[]])
-            if alike[-1] and sum(each.nbytes for each in alike[-1]) + tensor.nbytes > MESSAGE_BYTES:
-                alike.append([])
-            alike[-1].append(tensor)
-        for message in itertools.chain.from_iterable(messages.values()):
+            kind = tensor.dtype, tensor.device
+            message, room = latest.get(kind, (None, 0))
+            if message is None or tensor.nbytes > room:
+                message, room = [], MESSAGE_BYTES
+                messages.append(message)
+            message.append(tensor)
+            latest[kind] = message, room - tensor.nbytes
+        for message in messages:
             total = self.all_reduce(torch.cat([tensor.reshape(-1) for tensor in message]))
             for tensor, part in zip(message, total.split([tensor.numel() for tensor in message]), strict=True):
                 tensor.copy_(part.view_as(tensor))

@@ -4,6 +4,7 @@
     python -m batchscale train --name gradual_warmup_scaled_lr --batch-size 1024 --data-root datasets
     python -m batchscale sweep --dataset digits --small 8 32 --large 128 512 --seeds 0 1 --workers 2
     python -m batchscale study --out runs/study --dataset digits --small 8 32 --large 128 256 --seeds 0 1
+    python -m batchscale import data --to runs/imported --dry-run
     python -m batchscale analyse data
     python -m batchscale project data --latency 30 --bandwidth 25 --figure projection.png
     python -m batchscale noise-scale runs/digits/baseline_small_bs32_seed0.final.ckpt
@@ -176,7 +177,7 @@ class Records:
     where: tuple[str, ...] = ()
     """settings of the runs to use, as in width=0.25; default: the largest group of runs with the same settings"""
     target: float | None = None
-    """accuracy, 0-1, that updates and time are counted to; None means the threshold"""
+    """accuracy, 0-1, that updates and time count to; None: the highest that four sizes of every mode reach"""
     json: bool = False
     """print one JSON object, with the same numbers and more"""
 
@@ -201,19 +202,41 @@ class Records:
 class Analyse(Records):
     """Say what the records of a folder show: threshold, breaking points, critical batch sizes, effects."""
 
+    reference: tuple[str, ...] = ()
+    """modes whose accuracy is to be kept; default: baseline_small, or the mode with the smallest batch size"""
+    threshold: str = "best"
+    """accuracy to keep: best or mean of the reference's batch sizes, less the tolerance, or a number such as 0.76"""
     tolerance: float = 0.01
     """loss of accuracy, 0-1, that still counts as keeping it"""
-    threshold: Literal["best", "mean"] = "best"
-    """accuracy of the best small batch size, or the mean of all of them"""
+    final_epochs: int = 1
+    """the final accuracy of a run is the mean over so many of its last epochs"""
+    compare: tuple[str, ...] = ()
+    """two modes whose difference in accuracy is wanted, at equal batch sizes and seeds; or several pairs"""
 
     def __call__(self) -> None:
         if not 0 <= self.tolerance < 1:
             raise UserError(f"tolerance is {self.tolerance}; it must be a fraction, from 0 to below 1")
+        if len(self.compare) % 2:
+            raise UserError(f"compare names {len(self.compare)} modes, {' '.join(self.compare)}; give pairs of two")
         study = self.study()
         from batchscale.analysis import findings, json_object, terminal
 
-        found = findings.analyse(study, tolerance=self.tolerance, target=self.target, of=self.threshold)
+        found = findings.analyse(
+            study,
+            reference=self.reference,
+            threshold=self._threshold(),
+            tolerance=self.tolerance,
+            target=self.target,
+            final_epochs=self.final_epochs,
+            compare=list(zip(self.compare[::2], self.compare[1::2], strict=True)),
+        )
         _answer(_json(json_object.json_object(found)) if self.json else terminal.text(found, width=_width()))
+
+    def _threshold(self) -> str | float:
+        try:
+            return float(self.threshold)
+        except ValueError:
+            return self.threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +296,52 @@ class Project(Records):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Import:
+    """Make records of other tools' logs: tables, trainer_state.json, TensorBoard's events. Nothing is overwritten."""
+
+    sources: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="SOURCE [SOURCE ...]", help_behavior_hint="(required)"),
+    ]
+    """files, or folders to search for metrics.csv, trainer_state.json and events.out.tfevents.*"""
+    to: str
+    """folder of the records, to be given to analyse"""
+    name: str | None = None
+    """of the mode that the runs belong to; None: the column experiment"""
+    columns: tuple[str, ...] = ()
+    """ours=theirs, as in accuracy=val_acc,epoch=step; error=COLUMN is 1 - accuracy; updates= leaves one out"""
+    batch_size: str | None = None
+    """a number, a column, or a pattern of the path as in bs{}; None: what the log or its path says"""
+    seed: str | None = None
+    """a number, a column, or a pattern of the path as in seed{}; None: as for batch_size, or else numbered"""
+    percent: bool = False
+    """accuracies are in percent; where one is above 1, they are taken to be"""
+    dry_run: bool = False
+    """show what was understood and would be written, and write nothing"""
+
+    def __call__(self) -> None:
+        from batchscale.records import imports
+
+        columns = {}
+        for each in (part for parts in self.columns for part in parts.split(",")):
+            ours, equals, theirs = each.partition("=")
+            if not equals:
+                raise UserError(f"columns has {each!r}; it must have the form ours=theirs, as in accuracy=val_acc")
+            columns[ours.strip()] = theirs.strip()
+        choices = imports.Choices(
+            name=self.name, columns=columns, batch_size=self.batch_size, seed=self.seed, is_percent=self.percent
+        )
+        planned = imports.plan([typed(source, "source") for source in self.sources], choices)
+        print(planned, file=streams.OUT, flush=True)
+        folder = typed(self.to, "to")
+        imports.refuse_existing(planned.contents, folder)
+        if not self.dry_run:
+            imports.write(planned.contents, folder)
+            files = f"{len(planned.runs)} record{'s' * (len(planned.runs) > 1)}"
+            print(f"{files} written to {folder}; now: python -m batchscale analyse {folder}", file=streams.OUT)
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoiseScale:
     """Measure the gradient noise scale, with its standard error, at the weights of a checkpoint."""
 
@@ -324,6 +393,7 @@ Command = (
     | Annotated[Study, tyro.conf.subcommand("study")]
     | Annotated[Analyse, tyro.conf.subcommand("analyse")]
     | Annotated[Project, tyro.conf.subcommand("project")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[NoiseScale, tyro.conf.subcommand("noise-scale")]
 )
 
@@ -376,7 +446,7 @@ def _run(arguments: list[str]) -> int:
         streams.finish()
 
 
-def _parse(arguments: list[str]) -> Train | Sweep | Study | Analyse | Project | NoiseScale:
+def _parse(arguments: list[str]) -> Train | Sweep | Study | Analyse | Project | Import | NoiseScale:
     # tyro explains a wrong flag in a box of several lines; here, as everywhere, an error is one line.
     message = io.StringIO()
     try:

@@ -1,11 +1,17 @@
-"""How often do the 95 % intervals hold the truth? Over simulated studies of three seeds and seven batch sizes.
+"""How often do the 95 % intervals hold the truth, and how wide are they? Over simulated studies.
 
-    python benchmarks/coverage.py                  # 200 studies each, some minutes on one core
-    python benchmarks/coverage.py --studies 40
+    python benchmarks/coverage.py                  # 1000 studies of each kind, half an hour on one core
+    python benchmarks/coverage.py --studies 100
 
-Prints one row per scenario: the share of intervals that hold the true value (open sides hold everything beyond), the
-share that is open on a side, and the median ratio of the bounds of the others. The percentile bootstrap over batch
-sizes and seeds is there for comparison; it is not what `critical_batch_size` does.
+First the breaking point in accuracy: each study has small batch sizes of 2 to 32 and large ones of 64 to 8192, true
+accuracies that follow one of several shapes, and a break that lies anywhere between two recorded sizes. Rows give the
+share of intervals that hold it (an open side holds everything beyond), the share of intervals with both ends, their
+median width (high / low), the median error of the estimate in octaves, and the same for the method of the first
+edition: a scan by Welch intervals at each recorded batch size, whose verdict was a recorded one. Where everything keeps
+the accuracy, an interval holds the truth if it is open above.
+
+Then the critical batch size. The percentile bootstrap over batch sizes and seeds is there for comparison; it is not
+what `critical_batch_size` does.
 """
 
 import argparse
@@ -14,10 +20,12 @@ import time
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from batchscale.analysis.breaking_point import accuracy_losses, in_accuracy, in_time, in_updates
+from batchscale.analysis.accuracies import accuracies
+from batchscale.analysis.breaking_point import in_accuracy, losses
 from batchscale.analysis.critical_batch_size import critical_batch_size
-from batchscale.analysis.threshold import Threshold
+from batchscale.analysis.threshold import threshold
 
 IMAGES = 50_000
 BATCH_SIZES = 2 ** np.arange(6, 13)  # 64 to 4096, on both sides of the critical batch size
@@ -108,44 +116,142 @@ def show(name: str, held: list[bool], ratios: list[float], seconds: float) -> No
     print(f"{name:32}{np.mean(held):8.1%}{1 - len(ratios) / len(held):8.1%}{ratio}{seconds:8.2f}", flush=True)
 
 
+SMALL = {2: 0.03, 4: 0.01, 8: 0.0, 16: 0.0, 32: 0.0}  # what each loses because its rate is too high
+LARGE = 2 ** np.arange(6, 14)
+TOLERANCE = 0.01
+
+
+def gently(batch_size, place):
+    """A power law that loses a point an octave where it has lost one point."""
+    return np.minimum(0.7, 0.01 * (batch_size / place) ** 1.44)
+
+
+def evenly(batch_size, place):
+    """A point an octave, from one octave before the break on."""
+    return np.maximum(0, 0.01 * np.log2(2 * batch_size / place))
+
+
+def cliff(batch_size, place):
+    """Nothing, then 15 points an octave."""
+    return np.clip(0.01 + 0.15 * np.log2(batch_size / place), 0, 0.7)
+
+
+def collapse(batch_size, place):
+    """A logistic curve down to chance."""
+    return 0.7 / (1 + 69 * (place / batch_size) ** 2)
+
+
+def nothing(batch_size, place):
+    """Every batch size keeps the accuracy."""
+    return 0.0 * np.asarray(batch_size)
+
+
+SHAPES = {  # loss, middle of where it breaks, large batch sizes, and whether the edge is noisy and diverges
+    "early break": (gently, 90, LARGE, False),
+    "late break": (gently, 1400, LARGE, False),
+    "a point an octave": (evenly, 700, LARGE, False),
+    "flat, then a cliff": (cliff, 700, LARGE, False),
+    "collapse to chance": (collapse, 700, LARGE, False),
+    "noisy edge, diverging": (gently, 700, LARGE, True),
+    "noisy cliff, diverging": (cliff, 700, LARGE, True),
+    "sizes four apart": (gently, 256, LARGE[1::2], False),
+    "sizes four apart, cliff": (cliff, 256, LARGE[1::2], False),
+    "none keeps": (gently, 44, LARGE, False),
+    "all keep": (nothing, 0, LARGE, False),
+}
+SEEDS = ((5, 0.0025), (3, 0.008), (3, 0.0025), (1, 0.0025))  # and the standard deviation over them
+
+
+def accuracy_study(generator: np.random.Generator, shape: str, seeds: int, deviation: float):
+    """Finals of a study, its diverged runs, and the batch size at which it truly breaks (infinite: nowhere)."""
+    loss, middle, large, is_noisy = SHAPES[shape]
+    place = middle * (large[1] / large[0]) ** generator.uniform(-0.5, 0.5)
+    rows, diverged = [], []
+    for size in [*SMALL, *large]:
+        name = "baseline_small" if size in SMALL else "mine"
+        # Ten times the variance from half the breaking point on, and diverging runs from one and a half times it on.
+        spread = deviation * (math.sqrt(10) if is_noisy and size >= place / 2 else 1)
+        for seed in range(seeds):
+            if is_noisy and size > 1.5 * place and generator.random() < 0.3:
+                diverged.append((name, int(size), seed))
+                continue
+            accuracy = generator.normal(0.8 - SMALL.get(size, 0) - float(loss(size, place)), spread)
+            rows.append({"experiment": name, "batch_size": int(size), "seed": seed, "accuracy": accuracy})
+    best = min(float(loss(size, place)) + less for size, less in SMALL.items())
+    grid = 2 ** np.linspace(1, 16, 20_000)
+    lost = grid[loss(grid, place) >= best + TOLERANCE]
+    return pd.DataFrame(rows), diverged, lost[0] if len(lost) else math.inf
+
+
+def new(finals: pd.DataFrame, diverged: list) -> tuple[float | None, float | None, float | None]:
+    """Estimate and interval, as `findings.analyse` makes them."""
+    cells = accuracies(finals, diverged)
+    found = threshold(finals, cells, ["baseline_small"], TOLERANCE)
+    point = in_accuracy(losses(cells[cells["batch_size"] >= found.from_batch_size], found), found)
+    return point.estimate, point.low, point.high
+
+
+def old(finals: pd.DataFrame, diverged: list) -> tuple[float | None, float | None]:
+    """Interval of the first edition: from the last batch size that surely keeps the threshold, as all smaller ones do,
+    to the last one before one that surely does not. Surely: by Welch's interval against the best small one."""
+    groups = finals.groupby(["experiment", "batch_size"])["accuracy"]
+    best = groups.get_group(("baseline_small", groups.mean()["baseline_small"].idxmax())).to_numpy()
+    low, high, surely_kept, possible = None, None, True, True
+    sizes = sorted({*finals.loc[finals["experiment"] == "mine", "batch_size"], *(size for _, size, _ in diverged)})
+    failed = {size for _, size, _ in diverged}
+    for size in sizes:
+        least, most = math.inf, math.inf
+        if size not in failed:
+            ours = groups.get_group(("mine", size)).to_numpy()
+            interval = stats.ttest_ind(best, ours, equal_var=False).confidence_interval(0.95)
+            least, most = interval.low, interval.high
+        surely_kept &= most <= TOLERANCE
+        possible &= least <= TOLERANCE
+        low, high = (size if surely_kept else low), (size if possible else high)
+    return low, (None if possible else high)
+
+
 def breaking_points(studies: int) -> None:
-    """Truth: accuracies that fall with B and times with a minimum, so that each currency has a known last B."""
-    print(f"\n{'breaking point, 3 seeds':32}{'holds':>8}{'exact':>8}")
-    losses = dict(zip(BATCH_SIZES, (0.0, 0.002, 0.004, 0.007, 0.018, 0.04, 0.08), strict=True))
-    expected = STEPS_MIN * (1 + CRITICAL / BATCH_SIZES) * (0.004 + 0.00002 * BATCH_SIZES)
-    truths = {
-        "accuracy": max(size for size, loss in losses.items() if loss <= 0.01),
-        "updates": max(size for size in BATCH_SIZES if size <= CRITICAL / 3),
-        "time": BATCH_SIZES[int(np.argmin(np.append(np.diff(expected) < 0, False)))],
-    }
-    generator = np.random.default_rng(2)
-    held, exact = {name: [] for name in truths}, {name: [] for name in truths}
-    for _ in range(studies):
-        small = generator.normal(0.76, 0.004, 3)
-        threshold = Threshold(float(small.mean()) - 0.01, float(small.mean()), 8, 0.01, tuple(small.tolist()))
-        finals = pd.DataFrame(
-            [
-                {"batch_size": size, "seed": seed, "accuracy": generator.normal(0.76 - loss, 0.004)}
-                for size, loss in losses.items()
-                for seed in range(3)
-            ]
-        )
-        runs = simulate(generator, 0.1, 0.0, 3, None)
-        verdicts = {
-            "accuracy": in_accuracy(accuracy_losses(finals, threshold), threshold),
-            "updates": in_updates(runs, critical_batch_size(runs)),
-            "time": in_time(runs),
-        }
-        for name, verdict in verdicts.items():
-            held[name].append(within(verdict.low, truths[name], verdict.high))
-            exact[name].append(verdict.batch_size == truths[name])
-    for name in truths:
-        print(f"{f'{name} (true: {truths[name]})':32}{np.mean(held[name]):8.1%}{np.mean(exact[name]):8.1%}")
+    heads = f"{'holds':>8}{'closed':>8}{'width':>8}"
+    for seeds, deviation in SEEDS:
+        print(f"{f'{seeds} × {100 * deviation:g} points':28}{heads}{'off':>8}  | old{heads}")
+        for shape in SHAPES:
+            generator = np.random.default_rng(2)
+            held, widths, off, old_held, old_widths = [], [], [], [], []
+            for _ in range(studies):
+                finals, diverged, truth = accuracy_study(generator, shape, seeds, deviation)
+                estimate, low, high = new(finals, diverged)
+                held.append(within(low, truth, high))
+                if estimate is not None and math.isfinite(truth):
+                    off.append(abs(math.log2(estimate / truth)))
+                if low is not None and high is not None:
+                    widths.append(high / low)
+                if seeds > 1:
+                    low, high = old(finals, diverged)
+                    kept = finals.loc[finals["batch_size"] <= truth, "batch_size"].max()  # the verdict was recorded
+                    old_held.append(within(low, kept, high))
+                    if low is not None and high is not None:
+                        old_widths.append(high / low)
+            line = f"{shape:28}{_row(held if seeds > 1 else [], widths, studies)}{_median(off)}"
+            print(f"{line}  |    {_row(old_held, old_widths, studies)}", flush=True)
+        print()
+
+
+def _row(held: list[bool], widths: list[float], studies: int) -> str:
+    share = f"{np.mean(held):8.1%}" if held else f"{'–':>8}"
+    return f"{share}{len(widths) / studies:8.1%}{_median(widths)}"
+
+
+def _median(values: list[float]) -> str:
+    return f"{np.median(values):8.2f}" if values else f"{'–':>8}"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=200)
+    parser.add_argument("--studies", type=int, default=1000)
+    parser.add_argument("--only", choices=("breaking-points", "critical"), default=None)
     arguments = parser.parse_args()
-    critical_batch_sizes(arguments.studies)
-    breaking_points(arguments.studies)
+    if arguments.only != "critical":
+        breaking_points(arguments.studies)
+    if arguments.only != "breaking-points":
+        critical_batch_sizes(arguments.studies)

@@ -19,14 +19,14 @@ from matplotlib.figure import Figure
 from batchscale import streams
 from batchscale.analysis import findings, plots
 from batchscale.analysis.breaking_point import CURRENCIES
-from batchscale.analysis.findings import Findings, ToTarget
+from batchscale.analysis.findings import Findings
 from batchscale.analysis.statistics import at_least
 from batchscale.errors import UserError
 from batchscale.paths import typed
 from batchscale.records import Study
 from batchscale.records.files import SaveError, write_whole
 from batchscale.records.tables import require_folder
-from report.contents import contents, learning_rates, lower_targets
+from report.contents import contents, learning_rates, several_targets
 
 HERE = Path(__file__).parent
 DISCUSSION = "discussion.typ"  # of the records whose digest its first line names
@@ -73,16 +73,19 @@ def prepare(data_dir: Path, folder: Path, found: Findings | None = None) -> Path
     """Everything that the report is compiled from, written to a folder; the path of the document in it."""
     found = read(data_dir) if found is None else found
     study = found.study
-    lower = [findings.to_target(found.study, target) for target in tenths_below(found.target)[-3:]]
+    beginnings = {name: mode.beginning for name, mode in found.modes.items()}
+    lower = [findings.to_target(study, target, beginnings) for target in tenths_below(found.target)[-1:]]
+    known = [] if found.to_threshold in (None, found.to_target) else [found.to_threshold]
+    targets = [*lower, found.to_target, *known] if found.target is not None else []
     said = contents(found)
-    said |= {"digest": study.digest, "figures": [], "check": None, "targets": lower_targets(lower, found.study)}
+    said |= {"digest": study.digest, "figures": [], "check": None, "targets": several_targets(targets, found.study)}
     # What somebody wrote about certain records is not printed about others.
     said["is_discussed"] = study.digest in (HERE / DISCUSSION).read_text(encoding="utf-8").splitlines()[0]
     check = Study.load(data_dir / CHECK)
     if len(check.runs):
         place = f"{study.folder}/{CHECK}"
         said["check"] = {"folder": place, "digest": check.digest, "rows": learning_rates(check)}
-    for figure, (size, draw) in _figures(found, lower if said["targets"] else []).items():
+    for figure, (size, draw) in _figures(found).items():
         _save(draw, size, folder / f"{figure}.svg")
         said["figures"].append(figure)
     (folder / "report.json").write_text(json.dumps(said, ensure_ascii=False, allow_nan=False), encoding="utf-8")
@@ -92,20 +95,21 @@ def prepare(data_dir: Path, folder: Path, found: Findings | None = None) -> Path
 
 
 def tenths_below(target: float | None) -> list[float]:
-    """The accuracies 0.1, 0.2, … below a target, which more runs reach; none below none."""
+    """The accuracies 0.1, 0.2, … below a target; none below none."""
     return [tenth / 10 for tenth in range(1, 10) if not at_least(tenth / 10, target or 0)]
 
 
-def _figures(found: Findings, lower: list[ToTarget]) -> dict[str, tuple[tuple[float, float], Callable[[Axes], None]]]:
+def _figures(found: Findings) -> dict[str, tuple[tuple[float, float], Callable[[Axes], None]]]:
     """Sizes in inches, and what draws them, of the figures that have something to show."""
     modes, at = found.modes, found.to_target
 
     def accuracy(ax: Axes) -> None:
         plots.against_batch_size(ax, found, "accuracy")
         plots.threshold_line(ax, found.threshold)
+        plots.crossings(ax, found)
         plots.label_lines(ax)
 
-    def updates(ax: Axes, at: ToTarget) -> None:
+    def updates(ax: Axes) -> None:
         plots.to_target(ax, at, "updates", found.study.modes)
         plots.critical_batch_sizes(ax, at)
         legend_beside(ax)
@@ -132,13 +136,11 @@ def _figures(found: Findings, lower: list[ToTarget]) -> dict[str, tuple[tuple[fl
     if any(effect.differences["difference"].notna().any() for effect in found.effects):
         figures["effects"] = size(2.1), effects
     if found.target is not None and modes:
-        figures["updates"] = size(2.3), lambda ax: updates(ax, at)
+        figures["updates"] = size(2.3), updates
         figures["time"] = size(2.1), lambda ax: plots.to_target(ax, at, "running_time", found.study.modes)
-    if lower:
-        figures["lower_target"] = size(2.2), lambda ax: updates(ax, lower[-1])
     if any(mode.critical.estimate or mode.noise_scale for mode in modes.values()):
         figures["noise_scales"] = (TEXT_WIDTH, min(0.9 + 0.4 * len(modes), 8)), lambda ax: plots.noise_scales(ax, found)
-    if any(mode.breaking_points[currency].batch_size for mode in modes.values() for currency in CURRENCIES):
+    if any(mode.breaking_points[currency].estimate for mode in modes.values() for currency in CURRENCIES):
         height = min(0.4 + 0.95 * len(modes), 8)
         figures["breaking_points"] = (TEXT_WIDTH, height), lambda ax: plots.breaking_points(ax, found)
     if len(found.frontier):

@@ -15,13 +15,13 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
-from batchscale.analysis import findings, plots, sentences
+from batchscale.analysis import plots, sentences
 from batchscale.analysis.findings import Findings
 from batchscale.analysis.words import percent
 from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, Experiment
 from batchscale.modes import MODES
 from batchscale.sweeps.notebooks import RESULTS, TRAINING
-from report.build import build, read, tenths_below
+from report.build import build, read
 from report.contents import built_from, verdicts
 
 PROJECT = Path(__file__).parents[1]
@@ -48,7 +48,6 @@ def _notebooks() -> str:
 
 def _headline(found: Findings) -> str:
     """The verdicts, and which records they were made from."""
-    lower = tenths_below(found.target)[-1]
     head = ["", "accuracy", "updates", "time", "critical batch size", "noise scale"]
     rows = [
         [label, *(f"{value} ({interval})" if interval else value for value, interval in cells)]
@@ -66,7 +65,7 @@ def _headline(found: Findings) -> str:
         "",
         _table([head, ["---"] * len(head), *rows]),
         f"*{sentences.settings(found.study)}. {built_from(found.study)}; SHA-256 of the CSVs `{found.study.digest}`. "
-        f"The figure counts updates and time to {percent(lower)}, which more runs reach; the table, to the threshold.*",
+        f"Updates and time count to {percent(found.target)}.*",
         "",
     ]
     return "\n".join(lines)
@@ -77,14 +76,15 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def draw(found: Findings, path: Path) -> None:
-    """The three currencies side by side, against batch size: final accuracy, and updates and time to a lower accuracy,
-    which more runs reach."""
-    at = findings.to_target(found.study.timed(), tenths_below(found.target)[-1])
+    """The three currencies side by side, against batch size: final accuracy with its breaking points, and updates and
+    time to the target."""
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
     plots.against_batch_size(axes[0], found, "accuracy")
     plots.threshold_line(axes[0], found.threshold)
+    plots.crossings(axes[0], found)
     for ax, column in zip(axes[1:], ("updates", "running_time"), strict=True):
-        plots.to_target(ax, at, column, found.study.modes)
+        plots.to_target(ax, found.to_target, column, found.study.modes)
+    plots.critical_batch_sizes(axes[1], found.to_target)
     shown = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, frameon=False)
     path.parent.mkdir(exist_ok=True)

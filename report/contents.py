@@ -12,10 +12,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from batchscale.analysis import sentences, tables
-from batchscale.analysis.breaking_point import CURRENCIES, accuracy_losses
+from batchscale.analysis.breaking_point import CURRENCIES
 from batchscale.analysis.findings import Findings, ModeFindings, ToTarget
 from batchscale.analysis.reasons import grouped
-from batchscale.analysis.words import UNDETERMINED, count, exact, interval, listed, number, percent, sentence
+from batchscale.analysis.words import (
+    UNDETERMINED,
+    count,
+    exact,
+    interval,
+    listed,
+    number,
+    percent,
+    sentence,
+    verdict_size,
+)
 from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, WIDTH, Experiment
 from batchscale.modes import Mode
 from batchscale.records.study import RUN, Study
@@ -66,7 +76,7 @@ def contents(found: Findings) -> dict:
         "accuracy": accuracies or ["No larger minibatches are recorded."],
         "accuracies": _accuracies(found),
         "effects": sentences.effects(found),
-        "updates": sentences.updates(found),
+        "updates": [*sentences.updates(found), *sentences.at_threshold(found)],
         "noise_scales": sentences.noise_scales(found),
         "breaking_points": sentences.breaking_points(found),
         "verdicts": verdicts(found),
@@ -76,6 +86,7 @@ def contents(found: Findings) -> dict:
         "discussion": [*sentences.comparison(found), *sentences.smallest(found)],
         "missing": [sentence(str(remark)) for remark in found.remarks],
         "target": None if found.target is None else percent(found.target),
+        "target_reason": None if found.to_target.reason is None else sentence(str(found.to_target.reason)),
         "study": _study(),
     }
 
@@ -91,8 +102,7 @@ def verdicts(found: Findings) -> list[list]:
     rows = []
     for mode in found.modes.values():
         points, noise = [mode.breaking_points[currency] for currency in CURRENCIES], mode.noise_scale
-        cells = [[number(point.batch_size), interval(*point.interval)] for point in points]
-        cells.append([number(mode.critical.estimate), interval(*mode.critical.interval)])
+        cells = [[verdict_size(each), interval(*each.interval)] for each in (*points, mode.critical)]
         cells.append([UNDETERMINED, ""] if noise is None else [number(noise.median), interval(noise.low, noise.high)])
         rows.append([mode.mode.label, *cells])
     said = any(cell != [UNDETERMINED, ""] for _, *cells in rows for cell in cells)
@@ -121,26 +131,18 @@ def learning_rates(study: Study) -> list[list[str]]:
     return rows + [[name, str(size), UNDETERMINED, UNDETERMINED, "1", "diverged"] for name, size, _ in study.diverged]
 
 
-def lower_targets(lower: Iterable[ToTarget], study: Study) -> list[list[str]]:
-    """What is known at lower targets, as text: target, label, and value and interval of the critical batch size and of
-    the noise scale on the way there; only where a critical batch size is determined."""
+def several_targets(at: Iterable[ToTarget], study: Study) -> list[list[str]]:
+    """What is known at several targets, as text: target, label, and value and interval of the critical batch size and
+    of the noise scale on the way there; only where a critical batch size is determined."""
     rows = []
-    for at in lower:
-        for name, fit in at.critical.items():
-            if fit.estimate is not None:
-                noise = at.noise_scales[name]
-                beside = (
-                    [UNDETERMINED, ""] if noise is None else [number(noise.median), interval(noise.low, noise.high)]
-                )
-                rows.append(
-                    [
-                        percent(at.target),
-                        study.modes[name].label,
-                        number(fit.estimate),
-                        interval(*fit.interval),
-                        *beside,
-                    ]
-                )
+    for each in at:
+        for name, fit in each.critical.items():
+            if fit.estimate is None:
+                continue
+            noise = each.noise_scales[name]
+            beside = [UNDETERMINED, ""] if noise is None else [number(noise.median), interval(noise.low, noise.high)]
+            critical = [number(fit.estimate), interval(*fit.interval)]
+            rows.append([percent(each.target), study.modes[name].label, *critical, *beside])
     return rows
 
 
@@ -190,10 +192,11 @@ def _provenance(study: Study, facts: dict[str, Counter]) -> list[str]:
 def _mode(mode: Mode, study: Study) -> list[str]:
     """Label, name, rule, batch sizes, epochs, seeds and number of runs."""
     runs = study.runs[study.runs["experiment"] == mode.name]
-    lengths = tables.planned_epochs(study.epochs)
+    lengths = tables.planned_epochs(study)
+    lengths = sorted({int(length) for (name, _), length in lengths.dropna().items() if name == mode.name})
     settings = next((settings for run, settings in study.settings.items() if run[0] == mode.name), None)
     sizes, seeds = (", ".join(map(str, sorted(set(runs[column])))) for column in ("batch_size", "seed"))
-    epochs = number(lengths.get(mode.name))
+    epochs = ", ".join(map(str, lengths)) or UNDETERMINED
     return [mode.label, mode.name, _rule(mode, settings), sizes, epochs, seeds, str(len(runs))]
 
 
@@ -210,9 +213,8 @@ def _accuracies(found: Findings) -> list[dict]:
     """Tables of final accuracy, one row per batch size and one column per mode."""
     modes, columns = list(found.study.modes.values()), {}
     for mode in modes:
-        failed = [run for run in found.study.diverged if run[0] == mode.name]
-        losses = accuracy_losses(found.finals[found.finals["experiment"] == mode.name], None, failed)
-        columns[mode.name] = {row.batch_size: _cell(row) for row in losses.itertuples()}
+        own = found.cells[found.cells["experiment"] == mode.name]
+        columns[mode.name] = {row.batch_size: _cell(row) for row in own.itertuples()}
     shown = []
     for first in range(0, len(modes), _MODES_ABREAST):
         abreast = modes[first : first + _MODES_ABREAST]

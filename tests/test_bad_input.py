@@ -13,12 +13,24 @@ from batchscale import cli
 from batchscale.records.checkpoint import FORMAT
 
 STEM = "baseline_small_bs64_seed0"
+LOG = "batch_size,epoch,accuracy"
+GOAL = "batch_size,target,updates_to_target"
 FIVE = "batch_size,epoch,accuracy,generalization_error,running_time"
 
 
 def csv(*lines: str, header: str = FIVE, end: str = "\n", ending: str = "\n", start: bytes = b""):
     """Writes the record's CSV, from its lines."""
     return lambda folder: (folder / f"{STEM}.csv").write_bytes(start + (end.join([header, *lines]) + ending).encode())
+
+
+def log(*lines: str, header: str = "batch_size,epoch,accuracy", end: str = "\n", ending: str = "\n"):
+    """Writes a log of somebody else's, from its lines."""
+    return lambda folder: (folder / "log.csv").write_text(end.join([header, *lines]) + ending)
+
+
+def two_logs(folder: Path) -> None:
+    for name in ("log", "other"):
+        (folder / f"{name}.csv").write_text("batch_size,epoch,accuracy\n8,1,0.5\n")
 
 
 def sidecar(content: str | dict, **changes):
@@ -100,6 +112,8 @@ def corrupt_cifar10(folder: Path) -> None:
 
 TRAIN = ["train", "--dataset", "digits", "--width", "0.1", "--train-size", "128", "--epochs", "2"]
 OWN = ["train", "--batch-size", "2", "--model", "networks:linear", "--width", "1", "--dataset"]
+IMPORT = ["import", "{}/log.csv", "--to", "{}/new", "--name", "a"]
+STATE = ["import", "{}/trainer_state.json", *IMPORT[2:]]
 OWN_NETWORK = ["project", "{}", "--latency"]
 LINK = ["--latency", "1", "--bandwidth", "1"]
 CIFAR = ["train", "--batch-size", "64", "--data-root"]
@@ -202,8 +216,13 @@ BAD = [
     (csv("64,1,0.5,0.1,1", "64,3,0.6,0.1,2"), None, 2, "has the epochs 1, 3; they must be 1, 2, 3 and so on"),
     (csv("64,2,0.5,0.1,1"), None, 2, "has the epochs 2; they must be"),
     (csv("32,1,0.5,0.1,1"), None, 2, "has batch_size 32, its name says 64"),
-    (csv("64,1,0.5,0.1,1", "64,2,0.6"), None, 2, "line 3: 3 fields where the header has 5; restore the file or"),
-    (csv("64,1,0.5,0.1,1", "64,2,0.6,0.1,12", ending=""), None, 2, "ends within a line; restore it, or end the last"),
+    (csv("64,1,0.5,0.1,1", "64,2,0.6"), None, 2, "line 3: 3 fields where the header has 5; complete the line"),
+    (
+        csv("64,1,0.5,0.1,1", "64,2,0.6,0.1,12", ending=""),
+        None,
+        2,
+        "ends within a line; end the last line if it is whole",
+    ),
     (csv("64,1,0.5,0.1,1,7"), None, 2, "line 2: 6 fields where the header has 5"),
     (csv("64,1,0.5,0.1,1,2", header=f"{FIVE},epoch"), None, 2, "names a column twice"),
     (csv(header="", ending=""), None, 2, "is empty; restore it or move it away"),
@@ -229,12 +248,219 @@ BAD = [
     ),
     # analysis
     (None, ["analyse", "{}/missing"], 2, "there is no folder {}/missing; name the one that holds the CSVs"),
-    (csv("64,1,62.1,0.1,1"), ["analyse", "{}"], 2, "accuracy is '62.1', which is not in 0-1"),
+    (csv("64,1,62.1,0.1,1"), ["analyse", "{}"], 2, "accuracy is '62.1', which is not in 0-1; import it: python -m ba"),
+    # ... of the logs of others
+    (
+        log("0,0.5", header="epoch,acc"),
+        ["analyse", "{}"],
+        2,
+        "batch_size or accuracy, it has epoch, acc; import it: py",
+    ),
+    (
+        log("8;1;0,5", header="bs;epoch;acc"),
+        ["analyse", "{}"],
+        2,
+        "log.csv, line 2: 2 fields where the header has 1; imp",
+    ),
+    (
+        log("8,1,0.5", "8,1,0.6"),
+        ["analyse", "{}"],
+        2,
+        "line 3: log B=8 seed 0 has epoch 1 twice; tell runs apart by a co",
+    ),
+    (
+        log("8,1,", "8,2,nan"),
+        ["analyse", "{}"],
+        2,
+        "line 2: log B=8 seed 0 has no accuracy; complete the row or remove",
+    ),
+    (log("8,1,0.5", "8,,0.6"), ["analyse", "{}"], 2, "line 3: log B=8 seed 0 has no epoch; complete the row or remove"),
+    (
+        log("8,-1,0.5"),
+        ["analyse", "{}"],
+        2,
+        "line 2: epoch is '-1', which is below 0; correct it, or import it: python",
+    ),
+    (
+        log("8,1,high"),
+        ["analyse", "{}"],
+        2,
+        "line 2: accuracy is 'high', which is not a number; correct it, or import it",
+    ),
+    (log("8,1,70.5"), ["analyse", "{}"], 2, "/log.csv --to DIR --name NAME --percent"),
+    (
+        log("8,0.5", "8,", header="batch_size,accuracy"),
+        ["analyse", "{}"],
+        2,
+        "line 3: log B=8 seed 1 has no accuracy; com",
+    ),
+    (
+        log("8,1,0.5,9", "8,2,0.6,9", header=f"{LOG},updates"),
+        ["analyse", "{}"],
+        2,
+        "updates does not grow; it must count",
+    ),
+    (
+        log("8,1,0.5,9", "8,2,0.6,8", header=f"{LOG},running_time"),
+        ["analyse", "{}"],
+        2,
+        "running_time does not grow; it",
+    ),
+    (
+        log("8,9", header="batch_size,updates_to_target"),
+        ["analyse", "{}"],
+        2,
+        "has no column target, it has batch_size, u",
+    ),
+    (log("8,0.5,0", header=GOAL), ["analyse", "{}"], 2, "updates_to_target is '0', which is not above 0; correct it"),
+    (
+        log("8,,10", header=GOAL),
+        ["analyse", "{}"],
+        2,
+        "line 2: log B=8 seed 0 has no target; correct the row or remove it",
+    ),
+    (
+        log("8,0.5,9,1", header=f"{GOAL},epoch"),
+        ["analyse", "{}"],
+        2,
+        "has both epoch and updates_to_target, but results",
+    ),
+    (
+        log("8,0.5,9,1", "8,0.5,8,1", header=f"{GOAL},seed"),
+        ["analyse", "{}"],
+        2,
+        "line 3: log B=8 seed 1 has target 0.5",
+    ),
     (copied(" (1).csv"), ["analyse", "{}"], 2, f"{{}}/{STEM} (1).csv is named as a copy of {{}}/{STEM}.csv, and no"),
     (copied(".csv.csv"), ["analyse", "{}"], 2, f"{{}}/{STEM}.csv.csv is named as a copy of {{}}/{STEM}.csv, and no"),
     (copied("", "mine.csv"), ["project", "{}"], 2, "{}/mine.csv and {}/mine_bs64_seed0.csv hold the same run, mine"),
     (None, ["analyse", "{}", "--tolerance", "2"], 2, "tolerance is 2.0; it must be a fraction"),
     (None, ["analyse", "{}", "--target", "0"], 2, "target is 0.0; it must be a fraction"),
+    # import
+    (
+        None,
+        ["import", "--to", "{}/new", "--name", "a"],
+        2,
+        "there is no run in no file; name a log with rows to import",
+    ),
+    (
+        None,
+        [*IMPORT[:1], "{}/missing", *IMPORT[2:]],
+        2,
+        "there is no file or folder {}/missing; name the log to import",
+    ),
+    (
+        None,
+        [*IMPORT[:1], "{}", *IMPORT[2:]],
+        2,
+        "{} holds no log that is known (trainer_state.json, metrics.csv, events",
+    ),
+    (
+        log("1,0.5", header="epoch,acc"),
+        IMPORT,
+        2,
+        "{}/log.csv does not say its batch size; give --batch-size as a number",
+    ),
+    (
+        log("1,0.5", header="epoch,acc"),
+        [*IMPORT, "--batch-size", "B"],
+        2,
+        "log.csv has no column B for the batch size, it",
+    ),
+    (
+        log("1,0.5", header="epoch,acc"),
+        [*IMPORT, "--batch-size", "0"],
+        2,
+        "batch_size is '0', which is not a whole number f",
+    ),
+    (
+        log("8,1,0.5", header="bs,epoch,loss"),
+        IMPORT,
+        2,
+        "has no accuracy among its columns bs, epoch, loss; name it: --co",
+    ),
+    (
+        log("8,1,0.5"),
+        [*IMPORT, "--columns", "accuracy=top1"],
+        2,
+        "has no column top1 for accuracy, it has batch_size, epo",
+    ),
+    (
+        log("8,1,0.5"),
+        [*IMPORT, "--columns", "top1"],
+        2,
+        "columns has 'top1'; it must have the form ours=theirs, as in acc",
+    ),
+    (
+        log("8,1,0.5"),
+        [*IMPORT, "--columns", "top1=acc"],
+        2,
+        "columns names top1, which is no column of a record; there ar",
+    ),
+    (log("8,1,0.5"), [*IMPORT[:-1], "../evil"], 2, "name is '../evil'; it begins a file name"),
+    (
+        log("8,1,0.5"),
+        IMPORT[:-2],
+        2,
+        "does not say what its runs are called; give --name NAME, or --columns experiment=COLUMN",
+    ),
+    (
+        log("8,1,0.5,0.6", header="bs,epoch,val_acc,val/accuracy"),
+        IMPORT,
+        2,
+        "has two columns that may be accuracy, val_acc and val/accuracy; choose one, as in --columns accuracy='val_a",
+    ),
+    (
+        log("8,1,0.5,16", header="bs,epoch,acc,config/bs"),
+        IMPORT,
+        2,
+        "has two columns that may be batch_size, bs and config/bs; choose one, as in --batch-size 'bs'",
+    ),
+    (
+        log("8,1,high"),
+        IMPORT,
+        2,
+        "line 2: accuracy is 'high', which is not a number; correct it, or choose other columns",
+    ),
+    (
+        log("8,1,900"),
+        IMPORT,
+        2,
+        "line 2: accuracy is '9', which is not in 0-1; correct it, or choose other columns with",
+    ),
+    (
+        log("8,1,0.5", "8,1,0.6"),
+        IMPORT,
+        2,
+        "line 3: a B=8 seed 0 has epoch 1 twice; tell runs apart by a column seed or",
+    ),
+    (log("8,1,0.5", "8,2"), IMPORT, 2, "{}/log.csv, line 3: 2 fields where the header has 3; correct it"),
+    (log("8,1,0.5", header="epoch,epoch,acc"), IMPORT, 2, "log.csv has two columns epoch; rename one of them"),
+    (
+        log(header="nothing"),
+        IMPORT,
+        2,
+        "{}/log.csv is no table of several columns; give a CSV with a header, or name another",
+    ),
+    (log(header=LOG), IMPORT, 2, "{}/log.csv has a header and no rows; name a log that has some"),
+    (
+        lambda folder: (folder / "trainer_state.json").write_text("[]"),
+        STATE,
+        2,
+        "json is no trainer_state.json of Hug",
+    ),
+    (
+        two_logs,
+        ["import", "{}/other.csv", *IMPORT[1:], "--seed", "1"],
+        2,
+        "{}/other.csv and {}/log.csv would both be written as a_bs8",
+    ),
+    (
+        None,
+        ["import", "~nobody_here/a", *IMPORT[2:]],
+        2,
+        "source is ~nobody_here/a, but there is no home folder for ~nobo",
+    ),
     # projection
     (None, ["project"], 2, "Missing from python -m batchscale project: DIR"),
     (None, ["project", "{}/missing"], 2, "there is no folder {}/missing; name the one that holds the CSVs"),

@@ -1,22 +1,22 @@
-"""Verdicts in the three currencies, on tables whose verdict can be read off."""
+"""Verdicts in the three currencies, where they can be worked out by hand, and what holds of each."""
 
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
-from test_analysis import table, timed
+from test_analysis import table
 
-from batchscale.analysis.breaking_point import BreakingPoint, accuracy_losses, in_accuracy, in_time, in_updates
+from batchscale.analysis.accuracies import accuracies
+from batchscale.analysis.breaking_point import BreakingPoint, in_accuracy, in_time, in_updates, knee, losses
 from batchscale.analysis.critical_batch_size import CriticalBatchSize
 from batchscale.analysis.reasons import Reason, together
-from batchscale.analysis.tables import to_target
-from batchscale.analysis.threshold import threshold
-from batchscale.records.study import Study
+from batchscale.analysis.threshold import Threshold, threshold
 
-SMALL = [("baseline_small", 8, seed, [value]) for seed, value in enumerate([0.758, 0.760, 0.762])]
-SPREAD = np.array([-0.002, 0, 0.002])
+NAN = math.nan
 
 
 def said(verdict: BreakingPoint) -> str:
@@ -24,93 +24,257 @@ def said(verdict: BreakingPoint) -> str:
     return together(verdict.reasons) or ""
 
 
-def accuracy_verdict(means: dict[int, float], seeds: int = 3, diverged=()):
-    """Of a mode whose seeds lie 0.2 points around these means."""
-    runs = [("mine", size, seed, [mean + SPREAD[seed]]) for size, mean in means.items() for seed in range(seeds)]
-    found = threshold(Study.of(table(*SMALL)))
-    losses = accuracy_losses(table(*runs), found, diverged)
-    return in_accuracy(losses, found, ["a", "b"]), losses
+# Accuracy -----------------------------------------------------------------------------------------------------------
 
 
-def test_losses_are_welch_differences():
-    _, losses = accuracy_verdict({128: 0.755, 256: 0.74})
-    row = losses.iloc[1]
-    welch = stats.ttest_ind([0.758, 0.76, 0.762], 0.74 + SPREAD, equal_var=False).confidence_interval(0.95)
-    assert row["loss"] == pytest.approx(0.02)
-    assert (row["loss_low"], row["loss_high"]) == pytest.approx((welch.low, welch.high))
-    assert row["standard_deviation"] == pytest.approx(0.002)
-    assert losses["seeds"].tolist() == [3, 3]
+def cells(means: dict[int, float], error: float = 0.001, freedom: float = 20.0, diverged: dict[int, int] | None = None):
+    """One curve: three finished runs at each batch size, none where the mean is NaN, and so many that diverged."""
+    failed = diverged or {}
+    rows = [
+        {
+            "experiment": "mine",
+            "batch_size": size,
+            "seeds": 0 if math.isnan(mean) else 3,
+            "accuracy": mean,
+            "standard_deviation": 0.002,
+            "error": NAN if math.isnan(mean) else error,
+            "freedom": NAN if math.isnan(mean) or math.isnan(error) else freedom,
+            "diverged": failed.get(size, 0),
+        }
+        for size, mean in means.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def reference(best: float = 0.76, size: int | None = 8, tolerance: float = 0.01, error: float = 0.001) -> Threshold:
+    """Of one batch size, which is on no curve unless the curve has that size."""
+    return Threshold(
+        best - tolerance, best, tolerance, size, ("baseline_small",), best, 0.002, 3, error, 20.0, ("reference",)
+    )
+
+
+def verdict_of(means: dict[int, float], found: Threshold | None = None, **settings) -> BreakingPoint:
+    found = found or reference()
+    return in_accuracy(losses(cells(means, **settings), found), found, ["a", "b"])
+
+
+def test_losses_have_the_error_of_both_means():
+    found = reference(0.76, error=0.003)
+    rows = losses(cells({256: 0.74, 128: 0.755, 512: NAN}, error=0.004, freedom=9.0, diverged={512: 2}), found)
+    assert rows["batch_size"].tolist() == [128, 256, 512]
+    half = stats.t.ppf(0.975, 9) * 0.005
+    assert rows["loss"].tolist() == [pytest.approx(0.005), pytest.approx(0.02), math.inf]
+    assert rows["loss_low"].tolist() == [pytest.approx(0.005 - half), pytest.approx(0.02 - half), math.inf]
+    assert rows["loss_high"].tolist() == [pytest.approx(0.005 + half), pytest.approx(0.02 + half), math.inf]
+    assert losses(rows[["experiment", "batch_size", "accuracy"]], None)[["loss", "loss_low"]].isna().all(axis=None)
+
+
+def test_a_loss_between_two_cells_is_students_where_all_vary_alike():
+    """Plain case: deviations that are equal are pooled over all cells, as in the analysis of variance."""
+    runs = table(*[("mine", size, seed, [value + 0.002 * (seed - 1)]) for size, value in ((8, 0.76), (128, 0.755)) for seed in range(3)])
+    of = accuracies(runs)
+    found = threshold(runs, of[of["batch_size"] == 8], ["mine"])
+    row = losses(of, found).iloc[1]
+    expected = stats.ttest_ind([0.758, 0.76, 0.762], [0.753, 0.755, 0.757]).confidence_interval(0.95)
+    assert (row["loss_low"], row["loss_high"]) == pytest.approx((expected.low, expected.high))
 
 
 @pytest.mark.parametrize(
-    ("means", "batch_size", "low", "high", "words"),
+    ("means", "estimate", "between", "words"),
     [
-        ({128: 0.76, 256: 0.758, 512: 0.70, 1024: 0.76}, 256, 256, 256, None),  # with all smaller ones
-        ({128: 0.76, 256: 0.752, 512: 0.748, 1024: 0.70}, 256, 128, 512, None),  # 0.8 and 1.2 points are not sure
-        ({128: 0.76, 256: 0.77}, 256, 256, 256, "the largest recorded still pays"),
-        ({128: 0.70, 256: 0.77}, None, None, None, "the smallest recorded, 128, already loses 6 points"),
-        ({128: 0.752, 256: 0.70}, 128, None, 128, "the 95 % interval extends below 128"),
-        ({128: 0.748, 256: 0.70}, None, None, 128, "the smallest recorded, 128, already loses 1.2 points"),
+        # on a straight line in log B: a quarter, a half of the octave
+        ({128: 0.755, 256: 0.735}, 128 * 2**0.25, (128, 256), ""),
+        ({128: 0.765, 256: 0.755, 512: 0.745, 1024: 0.735}, 256 * 2**0.5, (256, 512), ""),
+        ({8: 0.76, 16: 0.754, 32: 0.748, 64: 0.742}, 8 * 2 ** (1 / 0.6), (16, 32), ""),  # from the reference on
+        ({64: 0.72, 128: 0.76, 256: 0.74}, 128 * 2**0.5, (128, 256), ""),  # from its own best on
+        ({128: 0.76, 256: 0.759}, None, (256, None), "the largest recorded batch size still keeps the accuracy"),
+        ({128: 0.70, 256: 0.69}, None, (None, 128), "the smallest recorded, 128, already loses 6 points"),
+        ({128: 0.7499, 256: 0.70}, None, (None, 128), "the smallest recorded, 128, already loses 1 point"),
     ],
 )
-def test_accuracy(means, batch_size, low, high, words):
-    verdict, _ = accuracy_verdict(means)
-    assert (verdict.batch_size, verdict.low, verdict.high) == (batch_size, low, high)
-    assert said(verdict) == (words or "")
-    assert verdict.interval == (low, high)
+def test_accuracy(means, estimate, between, words):
+    verdict = verdict_of(means)
+    assert verdict.estimate == (None if estimate is None else pytest.approx(estimate, rel=1e-6))
+    assert verdict.between == between
+    assert said(verdict) == words
+    assert verdict.interval == (verdict.low, verdict.high)
     assert verdict.records == ("a", "b")
+    if estimate is not None:
+        assert verdict.low < estimate < verdict.high
+
+
+def test_open_ends_of_the_interval_are_said():
+    inside = verdict_of({128: 0.7505, 256: 0.70})
+    assert (inside.low, said(inside)) == (None, "the 95 % interval extends below 128")
+    assert 128 < inside.estimate < inside.high <= 256
+    beyond = verdict_of({128: 0.76, 256: 0.7495})
+    assert (beyond.high, said(beyond)) == (None, "the 95 % interval extends beyond 256, the largest recorded")
+    assert 128 < beyond.low < beyond.estimate < 256
+    surely = verdict_of({128: 0.76, 256: 0.759})
+    assert surely.interval == (256, None)
+    maybe = verdict_of({128: 0.7495, 256: 0.70})  # below the threshold, by half an error
+    assert (maybe.estimate, maybe.low) == (None, None)
+    assert 128 < maybe.high < 256
+
+
+def test_a_curve_from_the_reference_cannot_break_before_it():
+    """The same means: with the reference as its beginning the curve starts above the threshold by definition."""
+    means = {8: 0.76, 16: 0.7505, 32: 0.70}
+    own, other = verdict_of(means, reference(size=8), error=0.004), verdict_of(means, reference(size=4), error=0.004)
+    assert own.estimate == other.estimate
+    assert own.low >= 8
+    assert own.curve.sizes == other.curve.sizes == (8, 16, 32)
+    # An optimism that was subtracted is subtracted on the curve as well.
+    less = verdict_of({8: 0.77, 16: 0.7505, 32: 0.70}, reference(0.76, size=8), error=0.004)
+    assert (less.estimate, less.low, less.high) == (own.estimate, own.low, own.high)
+
+
+def test_of_a_given_threshold_the_curve_alone_is_uncertain():
+    given = Threshold(accuracy=0.75, best=0.75, error=0.0, freedom=math.inf)
+    means = {128: 0.76, 256: 0.74}
+    exact, vague = verdict_of(means, given), verdict_of(means, reference(size=None, error=0.003))
+    assert exact.estimate == vague.estimate == pytest.approx(128 * math.sqrt(2))
+    assert exact.low > vague.low
+    assert said(verdict_of({128: 0.74, 256: 0.73}, given)) == "the smallest recorded, 128, already loses 1 point"
 
 
 def test_a_loss_of_the_tolerance_keeps_the_accuracy():
-    found = threshold(Study.of(table(("baseline_small", 8, 0, [0.75]))), tolerance=0.25)
-    assert in_accuracy(accuracy_losses(table(("mine", 128, 0, [0.5])), found), found).batch_size == 128
+    found = reference(0.75, tolerance=0.25)
+    assert verdict_of({128: 0.5, 256: 0.4}, found).between == (128, 256)
 
 
-@pytest.mark.parametrize("images", range(443, 1001))
-def test_exactly_the_tolerance_is_no_loss_and_an_image_more_is(images):
-    """Rounding would lose most of these 558 accuracies: 0.797 − 0.787 is more than 0.01 as a float."""
-    found = threshold(Study.of(table(*[("baseline_small", 8, seed, [images / 1000]) for seed in range(3)])))
-    below = (images - 10) / 1000
-    runs = [("mine", size, seed, [value]) for size, value in ((128, below), (256, below - 1e-4)) for seed in range(3)]
-    verdict = in_accuracy(accuracy_losses(table(*runs), found), found)
-    assert (verdict.batch_size, verdict.low, verdict.high) == (128, 128, 128)
+@pytest.mark.parametrize("images", [7587, *range(4430, 10_001, 30)])
+@pytest.mark.parametrize("first", [8, 128])
+def test_exactly_the_tolerance_is_no_loss_and_an_image_more_is(images, first):
+    """Rounding would lose many of these accuracies: 0.797 − 0.787 is more than 0.01 as a float, and so is
+    0.7587 − 0.7487."""
+    best, below = images / 10_000, (images - 100) / 10_000
+    start = {8: best} if first == 8 else {}
+    found = reference(best)
+    verdict = verdict_of(start | {128: below, 256: below - 1e-2}, found, error=1e-5)
+    assert verdict.estimate == pytest.approx(128)
+    assert verdict.between == (128, 256)
+    verdict = verdict_of(start | {128: below - 1e-4, 256: below - 1e-2}, found, error=1e-5)
+    assert verdict.between == ((8, 128) if first == 8 else (None, 128))
+    alone = verdict_of(start | {128: below}, found, error=NAN)
+    assert (alone.estimate, alone.between) == (None, (128, None))
 
 
 def test_accuracy_of_one_seed_has_no_interval():
-    verdict, losses = accuracy_verdict({128: 0.76, 256: 0.70}, seeds=1)
-    assert (verdict.batch_size, verdict.low, verdict.high) == (128, None, None)
-    assert said(verdict) == "no interval: one seed at 128 and 256 or at what it is compared with"
-    assert np.isnan(losses["loss_low"]).all()
+    verdict = verdict_of({128: 0.76, 256: 0.74}, reference(error=NAN), error=NAN)
+    assert (verdict.estimate, verdict.interval) == (pytest.approx(128 * math.sqrt(2)), (None, None))
+    assert said(verdict) == "no interval: no mode has two seeds at any batch size"
+    kept = verdict_of({128: 0.76, 256: 0.76}, reference(error=NAN), error=NAN)
+    assert (kept.estimate, kept.interval, kept.between) == (None, (None, None), (256, None))
+    assert said(kept) == (
+        "the largest recorded batch size still keeps the accuracy; no interval: no mode has two seeds at any batch size"
+    )
 
 
-def test_a_diverged_run_does_not_keep_the_accuracy():
-    verdict, losses = accuracy_verdict({128: 0.76, 256: 0.76}, diverged=[("mine", 256, 7), ("mine", 512, 0)])
-    assert (verdict.batch_size, verdict.low, verdict.high) == (128, 128, 128)
-    assert losses["diverged"].tolist() == [0, 1, 1]
-    assert losses["loss"].tolist()[2] == math.inf
-    verdict, _ = accuracy_verdict({256: 0.76}, diverged=[("mine", 128, 7)])
-    assert verdict.batch_size is None
-    assert said(verdict) == "the smallest recorded, 128, diverges already"
+def test_a_diverged_run_bounds_the_breaking_point():
+    whole = verdict_of({128: 0.76, 256: 0.76, 512: 0.76})
+    assert whole.between == (512, None)
+    for means in ({128: 0.76, 256: 0.76, 512: 0.76}, {128: 0.76, 256: NAN, 512: 0.76}):
+        verdict = verdict_of(means, diverged={256: 1})
+        assert 128 < verdict.estimate < 256
+        assert verdict.between == (128, 256)
+        assert 128 <= verdict.low <= verdict.estimate <= verdict.high <= 256.1
+        assert verdict.curve.sizes == (128, 256)
+    first = verdict_of({128: 0.76, 256: 0.76}, diverged={128: 1})
+    assert (first.estimate, first.low, first.high, first.between) == (None, None, 128, (None, 128))
+    assert said(first) == "the smallest recorded, 128, diverges already"
+    # One that is a failure already does not become a success because most of its runs are good.
+    low = reference(best=0.3)
+    assert verdict_of({128: 0.76, 256: 0.76}, low, diverged={256: 1}).between == (128, 256)
 
 
 def test_accuracy_without_threshold_or_runs():
-    found = threshold(Study.of(table(*SMALL)))
-    runs = table(("mine", 8, 0, [0.5]))
-    assert said(in_accuracy(accuracy_losses(runs, None), None)) == (
-        "no small minibatches are recorded (baseline_small), so there is no accuracy to keep"
-    )
-    assert said(in_accuracy(accuracy_losses(runs.iloc[:0], found), found)) == "no run is finished"
+    found = reference()
+    of = cells({8: 0.5})
+    unknown = in_accuracy(losses(of, None), None, ["a"])
+    assert said(unknown) == "no run of the reference is finished, so there is no accuracy to keep"
+    assert (unknown.estimate, unknown.between, unknown.records) == (None, (None, None), ("a",))
+    assert said(in_accuracy(losses(of.iloc[:0], found), found)) == "no run is finished"
 
 
-OPEN = Reason.of("varies too much", first=128, last=512)
+def test_but_puts_a_reason_in_front():
+    point = BreakingPoint.unknown(Reason.of("no times"), ["a"]).but(Reason.of("no target"))
+    assert [reason.kind for reason in point.reasons] == ["no target", "no times"]
+    assert point.records == ("a",)
 
 
-def fit(estimate, low, high) -> CriticalBatchSize:
+means_of = st.lists(st.integers(700, 765).map(lambda value: value / 1000), min_size=1, max_size=6)
+failures = st.dictionaries(st.sampled_from([8, 16, 32, 64, 128, 256]), st.integers(1, 2), max_size=2)
+errors = st.one_of(st.just(NAN), st.integers(3, 50).map(lambda value: value / 1e4))
+starts = st.sampled_from([8, 4, None])
+
+
+@given(means_of, errors, failures, starts, st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=60)
+def test_what_holds_of_every_verdict_in_accuracy(values, error, diverged, start, random):
+    means = {8 * 2**place: value for place, value in enumerate(values)}
+    found = reference(size=start, error=error)
+    of = cells(means, error, diverged=diverged)
+    verdict = in_accuracy(losses(of, found), found)
+    estimate, (low, high), (kept, lost) = verdict.estimate, verdict.interval, verdict.between
+    assert all(end is None or math.isfinite(end) for end in (estimate, low, high))
+    assert low is None or high is None or low <= high
+    assert (kept, lost) != (None, None)
+    assert {kept, lost} <= {None, *means}
+    if estimate is None:
+        assert None in (kept, lost)
+        assert verdict.reasons
+    else:
+        assert kept <= estimate * (1 + 1e-9)
+        assert estimate < lost
+        assert low is None or low <= estimate * (1 + 1e-9)
+        assert high is None or high >= estimate * (1 - 1e-9)
+        assert (low is not None and high is not None) or verdict.reasons
+    failed = [size for size in diverged if size in means]
+    if failed:
+        assert lost is not None
+        assert lost <= min(failed)
+    # The order of the rows does not matter, nor the units of the axes.
+    order = list(range(len(of)))
+    random.shuffle(order)
+    assert in_accuracy(losses(of.iloc[order], found), found) == verdict
+
+
+@given(means_of, st.integers(3, 50).map(lambda value: value / 1e4), starts, st.sampled_from([2, 8]), st.integers(-30, 20))
+@settings(deadline=None, max_examples=40)
+def test_units_do_not_matter(values, error, start, factor, shift):
+    means, shift = {8 * 2**place: value for place, value in enumerate(values)}, shift / 100
+    one = verdict_of(means, reference(size=start), error=error)
+    scaled = {factor * size: value for size, value in means.items()}
+    doubled = verdict_of(scaled, reference(size=start and factor * start), error=error)
+    moved = {size: value + shift for size, value in means.items()}
+    shifted = verdict_of(moved, reference(0.76 + shift, size=start), error=error)
+    for other, scale in ((doubled, factor), (shifted, 1)):
+        assert other.between == tuple(size and scale * size for size in one.between)
+        assert [reason.kind for reason in other.reasons] == [reason.kind for reason in one.reasons]
+        for ours, theirs in ((one.estimate, other.estimate), (one.low, other.low), (one.high, other.high)):
+            assert theirs == (None if ours is None else pytest.approx(scale * ours, rel=3e-3))
+
+
+@pytest.mark.xfail(reason="reason and between name different batch sizes where the curve begins at its best", strict=True)
+def test_a_mode_that_loses_throughout_is_said_to_lose_at_one_batch_size():
+    verdict = verdict_of({64: 0.70, 128: 0.72, 256: 0.71})
+    (reason,) = verdict.reasons
+    assert verdict.between == (None, dict(reason.values)["size"])
+
+
+# Updates ------------------------------------------------------------------------------------------------------------
+
+OPEN = Reason.of("no target")
+FAR = Reason.of("extrapolated", first=128, last=512)
+
+
+def fit(estimate, low, high, *reasons) -> CriticalBatchSize:
     return CriticalBatchSize(
         estimate,
         low,
         high,
-        () if estimate else (OPEN,),
+        reasons if estimate or reasons else (OPEN,),
         1.0,
         1.0,
         0.1,
@@ -122,116 +286,171 @@ def fit(estimate, low, high) -> CriticalBatchSize:
     )
 
 
+RUNS = pd.DataFrame({"experiment": "mine", "batch_size": [128, 256, 512, 1024], "seed": 0})
+
+
 @pytest.mark.parametrize(
-    ("critical", "expected", "words"),
+    ("critical", "expected", "between", "words"),
     [
-        (fit(900, 500, 1700), (256, 128, 512), ""),  # a third: 300, 167, 567
-        (fit(768, 384, 1536), (256, 128, 512), ""),  # on the batch sizes themselves
-        # 1024 is recorded, but does not reach the target
-        (
-            fit(9000, 5000, 17000),
-            (512, 512, 1024),
-            "perfect scaling up to the largest batch size at which the target is reached",
-        ),
-        (fit(6000, 900, 17000), (512, 256, 1024), ""),
-        (fit(450, 300, 900), (128, None, 256), "the 95 % interval extends below 128"),
-        (fit(300, 100, 900), (None, None, 256), "perfect scaling probably ends below the smallest recorded, 128"),
-        (fit(90, 50, 170), (None, None, None), "perfect scaling ends below the smallest recorded, 128"),
-        (fit(None, 500, None), (None, 128, 1024), str(OPEN)),
-        (
-            fit(None, 2000, None),
-            (512, 512, 1024),
-            "perfect scaling up to the largest batch size at which the target is reached",
-        ),
-        (fit(None, None, 900), (None, None, 256), str(OPEN)),
-        (fit(None, None, None), (None, None, None), str(OPEN)),
+        (fit(900, 480, 1710), (300, 160, 570), (256, 512), ""),  # thirds of B_crit
+        (fit(768, 384, 1536), (256, 128, 512), (256, 512), ""),  # on a batch size, which still pays
+        (fit(384, 90, 1536), (128, 30, 512), (128, 256), ""),
+        (fit(9000, 5100, 18000, FAR), (3000, 1700, 6000), (1024, None), str(FAR)),
+        (fit(300, 150, 900), (100, 50, 300), (None, 128), "perfect scaling ends below the smallest recorded, 128"),
+        (fit(90, 51, 180, FAR), (30, 17, 60), (None, 128), "perfect scaling ends below the smallest recorded, 128"),
+        (fit(None, 600, None), (None, 200, None), (None, None), str(OPEN)),
+        (fit(None, None, 900), (None, None, 300), (None, None), str(OPEN)),
+        (fit(None, None, None), (None, None, None), (None, None), str(OPEN)),
     ],
 )
-def test_updates(critical, expected, words):
-    runs = pd.DataFrame({"experiment": "mine", "batch_size": [128, 256, 512, 1024], "seed": 0})
-    verdict = in_updates(runs, critical)
-    assert (verdict.batch_size, verdict.low, verdict.high) == expected
+def test_updates(critical, expected, between, words):
+    verdict = in_updates(RUNS, critical)
+    assert (verdict.estimate, verdict.low, verdict.high) == tuple(
+        None if value is None else pytest.approx(value) for value in expected
+    )
+    assert verdict.between == between
     assert said(verdict) == words
-    assert verdict.reasons or verdict.batch_size
     assert verdict.records == tuple(f"mine_bs{size}_seed0" for size in (128, 256, 512, 1024))
 
 
-def time_verdict(seconds: dict[int, list[float | None]], trained: float = 100.0, diverged=()):
-    """Of runs that reach 0.7 in so many seconds; None: not within `trained` seconds."""
-    runs = []
-    for size, of_size in seconds.items():
-        for seed, needed in enumerate(of_size):
-            run = timed(("mine", size, seed, [0.1, 0.1 if needed is None else 0.7]))
-            runs.append(run.assign(running_time=[0.0, trained if needed is None else needed]))
-    return in_time(to_target(Study.of(pd.concat(runs, ignore_index=True), diverged=diverged), 0.7))
+def test_the_end_of_perfect_scaling_is_where_the_slope_is_three_quarters():
+    """Of log S = log(1 + B_crit/B) in log B, by differences."""
+    critical = 900.0
+    at = in_updates(RUNS, fit(critical, 480, 1710)).estimate
+    above, below = (math.log1p(critical / (at * factor)) for factor in (1.001, 0.999))
+    assert (above - below) / math.log(1.001 / 0.999) == pytest.approx(-0.75, abs=1e-4)
+
+
+# Time ---------------------------------------------------------------------------------------------------------------
+
+SIZES = 2.0 ** np.arange(3, 14)
+
+
+def seconds_of(times: dict[int, float], error: float = NAN) -> pd.DataFrame:
+    return pd.DataFrame({"batch_size": list(times), "seconds": list(times.values()), "error": error})
+
+
+def time_verdict(times: dict[int, float], critical: CriticalBatchSize, error: float = NAN) -> BreakingPoint:
+    runs = pd.DataFrame({"experiment": "mine", "batch_size": list(times), "seed": 0})
+    return in_time(runs, seconds_of(times, error), critical)
+
+
+def closed_knee(fixed: float, per_image: float, critical: float) -> float:
+    """Of T = (a + cB)·(1 + K/B), which is least at √(aK/c), with √T = √a + √(cK): the smaller B at which T is a ninth
+    more than that."""
+    rest = (math.sqrt(fixed) + math.sqrt(per_image * critical)) ** 2 / 0.9 - fixed - per_image * critical
+    return (rest - math.sqrt(rest**2 - 4 * per_image * fixed * critical)) / (2 * per_image)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected", "words"),
-    [
-        ({8: [80, 81], 16: [40, 41], 32: [20, 21], 64: [30, 31]}, (32, 32, 32), None),
-        ({8: [80, 81], 16: [40, 41], 32: [39, 43], 64: [60, 61]}, (16, 16, 64), None),
-        ({8: [80, 81], 16: [40, 41]}, (16, 16, 16), "the largest recorded still pays"),
-        ({8: [80, 81], 16: [90, 91]}, (8, 8, 8), None),
-        ({8: [80, 80], 16: [80, 80], 32: [80, 80]}, (8, 8, 8), None),  # as long is not faster
-        ({8: [0.3, 0.3], 16: [0.1 + 0.2, 0.1 + 0.2]}, (8, 8, 8), None),
-        ({8: [0.1 + 0.2, 0.1 + 0.2], 16: [0.3, 0.3]}, (8, 8, 8), None),
-        ({8: [100, 100], 16: [None, None]}, (8, 8, 8), None),  # as long already, and not there
-        ({8: [None, None], 16: [40, 41], 32: [50, 51]}, (16, 16, 16), None),  # a larger one starts it
-        ({8: [80, 81], 16: [None, 99]}, (8, 8, 8), None),  # longer than that already
-        (
-            {8: [180, 181], 16: [None, 99]},
-            (8, 8, 16),
-            "at 16 runs end before the target, so that it is unknown whether the time still falls",
-        ),
-        (
-            {8: [180, 181], 16: [None, 99], 32: [70, 71]},
-            (8, 8, 32),
-            "at 16 runs end before the target, so that it is unknown whether",
-        ),
-        (
-            {8: [80], 16: [40], 32: [50]},
-            (16, None, None),
-            "no interval: one seed at 16 and 32 or at what it is compared with",
-        ),
-        ({8: [80, 81]}, (None, None, None), "there is no batch size to compare 8 with"),
-        ({8: [None, 80]}, (None, None, None), "at no batch size does every run reach the target"),
-    ],
+    ("fixed", "per_image", "critical"),
+    [(0.004, 2e-5, 600.0), (0.004, 2e-5, 6000.0), (0.001, 1e-6, 300.0), (0.02, 1e-4, 90.0)],
 )
-def test_time(seconds, expected, words):
-    verdict = time_verdict(seconds)
-    assert (verdict.batch_size, verdict.low, verdict.high) == expected
-    assert (verdict.reasons == ()) if words is None else (words in said(verdict))
+def test_knee_of_a_linear_time_per_update(fixed, per_image, critical):
+    at, is_open = knee(SIZES, fixed + per_image * SIZES, critical)
+    assert not is_open
+    assert at == pytest.approx(closed_knee(fixed, per_image, critical), rel=0.02)
+    grid = np.geomspace(at, SIZES[-1], 2000)
+    times = (fixed + per_image * grid) * (1 + critical / grid)
+    assert times.min() > 0.895 * times[0]  # nothing beyond saves a tenth
+    before = 0.9 * at
+    assert times.min() < 0.9 * (fixed + per_image * before) * (1 + critical / before)
 
 
-def test_time_of_a_diverged_run_is_infinite():
-    seconds = {8: [180, 181], 16: [None, 99], 32: [70, 71]}
-    verdict = time_verdict(seconds, diverged=[("mine", 16, 0)])
-    assert (verdict.batch_size, verdict.low, verdict.high) == (8, 8, 8)
+def test_knee_of_a_constant_time_per_update():
+    """On a device with room to spare, T ∝ 1 + K/B falls throughout: by a tenth from half the largest batch size b to
+    b where K > b/8."""
+    constant = np.full(len(SIZES), 0.01)
+    at, is_open = knee(SIZES, constant, 100.0)
+    assert not is_open
+    assert at == pytest.approx(100 / ((1 + 100 / SIZES[-1]) / 0.9 - 1), rel=0.02)
+    assert [knee(SIZES, constant, share * SIZES[-1])[1] for share in (0.124, 0.126)] == [False, True]
+
+
+def test_time_lies_at_the_knee():
+    times = {int(size): 0.004 + 2e-5 * size for size in SIZES}
+    verdict = time_verdict(times, fit(600, 300, 1200))
+    assert verdict.estimate == pytest.approx(closed_knee(0.004, 2e-5, 600), rel=0.02)
+    assert verdict.between == (128, 256)
+    # Without noise in the times the interval is that of B_crit.
+    assert verdict.low == pytest.approx(closed_knee(0.004, 2e-5, 300), rel=0.04)
+    assert verdict.high == pytest.approx(closed_knee(0.004, 2e-5, 1200), rel=0.04)
+    assert said(verdict) == ""
+    assert verdict == time_verdict(times, fit(600, 300, 1200))
+    noisy = time_verdict(times, fit(600, 599, 601), error=0.2)
+    assert noisy.low < 0.9 * verdict.estimate
+    assert noisy.high > 1.1 * verdict.estimate
+    assert noisy.low <= noisy.estimate <= noisy.high
+
+
+def test_time_that_still_falls_at_the_end_is_open_above():
+    verdict = time_verdict({int(size): 0.01 for size in SIZES}, fit(9000, 8000, 10_000))
+    assert (verdict.estimate, verdict.high, verdict.between) == (None, None, (8192, None))
+    assert said(verdict) == "8192, the largest recorded, still saves a tenth of the time or more"
+    assert verdict.low is None or verdict.low <= 8192
+
+
+def test_time_that_nothing_saves():
+    verdict = time_verdict({int(size): 1e-4 * size for size in SIZES}, fit(600, 300, 1200))  # no room at all
+    assert verdict.estimate == pytest.approx(8)
+    assert verdict.between == (8, 16)
+    assert said(verdict) == "no batch size above 8, where the curve begins, saves a tenth of the time"
+
+
+def test_time_with_an_unknown_critical_batch_size():
+    times = {int(size): 0.004 + 2e-5 * size for size in SIZES}
+    verdict = time_verdict(times, fit(None, None, None))
+    assert (verdict.estimate, verdict.interval, verdict.between, said(verdict)) == (
+        None,
+        (None, None),
+        (None, None),
+        str(OPEN),
+    )
+    least = time_verdict(times, fit(None, 600, None))
+    assert (least.estimate, least.high, said(least)) == (None, None, str(OPEN))
+    assert least.low == pytest.approx(closed_knee(0.004, 2e-5, 600), rel=0.04)
+    most = time_verdict(times, fit(None, None, 600))
+    assert (most.estimate, most.low) == (None, None)
+    assert most.high == pytest.approx(closed_knee(0.004, 2e-5, 600), rel=0.04)
+
+
+def test_times_of_other_batch_sizes_do_not_count():
+    """They are those of any mode; a curve has its own beginning and end."""
+    runs = RUNS[RUNS["batch_size"] > 128]
+    whole = {64: 9.0, 128: 9.0, 256: 0.01, 512: 0.012, 1024: 0.016, 2048: 1e-9}
+    own = {size: time for size, time in whole.items() if 256 <= size <= 1024}
+    critical = fit(600, 300, 1200)
+    assert in_time(runs, seconds_of(whole), critical) == in_time(runs, seconds_of(own), critical)
 
 
 def test_no_times():
-    runs = to_target(Study.of(table(("mine", 8, 0, [0.1, 0.7]))), 0.7)
-    assert said(in_time(runs)) == "no running times are recorded"
+    critical = fit(600, 300, 1200)
+    assert said(in_time(RUNS, seconds_of({}), critical)) == "no running times are recorded"
+    assert said(in_time(RUNS, seconds_of({256: 0.01}), critical)) == "there is no batch size to compare 256 with"
+    assert in_time(RUNS, seconds_of({}), critical).records[0] == "mine_bs128_seed0"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "named"),
-    [
-        ({8: 50, 16: 20, 32: 30}, "8"),  # 8 may have been faster than 16 in truth
-        ({8: 50, 16: 60, 32: 30}, "8"),
-        ({4: 70, 8: 50, 16: 60, 32: 30}, "8"),
-        ({4: 40, 8: 50}, "8"),  # 8 may be faster than 4 in truth
-        ({2: 30, 4: 40, 8: 50}, None),  # the scan ends before 8
-    ],
+@given(
+    st.lists(st.integers(1, 1000), min_size=2, max_size=8),
+    st.floats(1, 1e5),
+    st.floats(1.05, 10),
+    st.sampled_from([NAN, 0.02, 0.3]),
 )
-def test_times_within_the_first_epoch_are_said_to_be_bounds(seconds, named):
-    runs = [
-        timed(("mine", size, 0, [0.8] if size == 8 else [0, 0.7])).assign(
-            running_time=[time] if size == 8 else [1, time]
-        )
-        for size, time in seconds.items()
-    ]
-    reason = said(in_time(to_target(Study.of(pd.concat(runs, ignore_index=True)), 0.7)))
-    words = f"at {named} the target is reached within the first epoch: times are upper bounds there"
-    assert (words in reason) if named else ("first epoch" not in reason)
+@settings(deadline=None, max_examples=40)
+def test_what_holds_of_every_verdict_in_time(times, critical, ratio, error):
+    times = {8 * 2**place: value / 1000 for place, value in enumerate(times)}
+    verdict = time_verdict(times, fit(critical, critical / ratio, critical * ratio), error)
+    estimate, (low, high), (kept, lost) = verdict.estimate, verdict.interval, verdict.between
+    assert all(end is None or math.isfinite(end) for end in (estimate, low, high))
+    if estimate is None:
+        assert (kept, lost, high) == (max(times), None, None)
+        assert [reason.kind for reason in verdict.reasons] == ["largest still saves"]
+    else:
+        assert kept <= estimate * (1 + 1e-9)
+        assert lost is None or estimate < lost
+        assert low is None or low <= estimate
+        assert high is None or high >= estimate
+    # Neither the unit of the time nor of the batch size counts.
+    slower = time_verdict({size: 60 * time for size, time in times.items()}, fit(critical, critical / ratio, critical * ratio), error)
+    assert slower.between == verdict.between
+    assert slower.estimate == (None if estimate is None else pytest.approx(estimate))

@@ -110,7 +110,7 @@ def run(command: str) -> None:
 
 def test_there_are_commands_of_every_kind():
     words = {word for command in [*README, *HELP] for word in command.split()}
-    assert {"train", "sweep", "study", "analyse", "project", "noise-scale", "make", "sbatch"} <= words
+    assert {"train", "sweep", "study", "analyse", "project", "import", "noise-scale", "make", "sbatch"} <= words
     assert len(README) >= 14
     assert len(HELP) >= 7
 

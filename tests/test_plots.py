@@ -14,9 +14,11 @@ from test_findings import LITTLE
 from batchscale.analysis import findings, plots
 from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
 from batchscale.analysis.critical_batch_size import CriticalBatchSize
+from batchscale.analysis.crossing import Crossing
 from batchscale.analysis.findings import Effect, Findings, ModeFindings, NoiseScale, ToTarget
 from batchscale.analysis.reasons import WORDING, Reason
-from batchscale.analysis.threshold import threshold
+from batchscale.analysis.tables import Beginning
+from batchscale.analysis.threshold import Threshold
 from batchscale.modes import MODES, Mode
 from batchscale.records import figures
 from batchscale.records.study import Study
@@ -44,11 +46,13 @@ def said(words: str) -> Reason:
 
 
 def test_against_batch_size():
+    """A line begins at the best reference batch size, 8; the smaller one is drawn for the reference alone."""
     _, ax = plt.subplots()
     plots.against_batch_size(ax, findings.analyse(STUDY), "accuracy")
+    scaled = [[8, 128], [pytest.approx(0.67), 0.5]]
     assert drawn(ax) == {
         "small batches, base rate": [[2, 8], [pytest.approx(0.65), pytest.approx(0.67)]],
-        "linearly scaled rate": [[128], [0.5]],
+        "linearly scaled rate": scaled,
     }
     band = ax.collections[0].get_paths()[0].get_extents()
     assert (band.ymin, band.ymax) == (0.60, 0.70)
@@ -56,7 +60,18 @@ def test_against_batch_size():
     assert ax.get_xscale() == "log"
     _, ax = plt.subplots()
     plots.against_batch_size(ax, findings.analyse(STUDY), "accuracy", ["scaled_lr"])
-    assert drawn(ax) == {"linearly scaled rate": [[128], [0.5]]}
+    assert drawn(ax) == {"linearly scaled rate": scaled}
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["8", "128"]
+
+
+def test_a_mode_without_a_finished_run_of_its_own_has_no_line():
+    """The runs of the reference that its curve would begin with are no runs of the mode."""
+    study = Study.of(table(("baseline_small", 8, 0, [0.6])), diverged=[("scaled_lr", 128, 0)])
+    found = findings.analyse(study)
+    assert list(found.modes) == ["scaled_lr"]
+    _, ax = plt.subplots()
+    plots.against_batch_size(ax, found, "accuracy")
+    assert list(drawn(ax)) == ["small batches, base rate"]
 
 
 def test_against_epoch_is_darker_for_larger_batches():
@@ -69,15 +84,25 @@ def test_against_epoch_is_darker_for_larger_batches():
 
 
 def test_threshold_line():
+    best = Threshold(accuracy=0.66, best=0.67, tolerance=0.01, from_batch_size=8, mean=0.67)
     _, ax = plt.subplots()
-    plots.threshold_line(ax, threshold(STUDY))  # no line to compare with it
+    plots.threshold_line(ax, best)  # no line to compare with it
     assert not ax.get_lines()
     ax.plot([2, 8], [0.5, 0.6])
     plots.threshold_line(ax, None)
     assert len(ax.get_lines()) == 1
-    plots.threshold_line(ax, threshold(STUDY))
-    assert ax.get_lines()[1].get_ydata()[0] == pytest.approx(0.66)
-    assert ax.get_lines()[1].get_label() == "threshold 0.660 (B = 8 minus 0.01)"
+    mean, given = dataclasses.replace(best, from_batch_size=None), Threshold(accuracy=0.76, best=0.76, error=0.0)
+    for number, (kind, height, label) in enumerate(
+        (
+            (best, 0.66, "threshold 0.660 (B = 8 minus 0.01)"),
+            (mean, 0.66, "threshold 0.660 (mean of the reference minus 0.01)"),
+            (given, 0.76, "threshold 0.760 (given)"),
+        ),
+        1,
+    ):
+        plots.threshold_line(ax, kind)
+        assert ax.get_lines()[number].get_ydata()[0] == pytest.approx(height)
+        assert ax.get_lines()[number].get_label() == label
 
 
 def test_a_long_name_is_shortened_in_its_middle():
@@ -97,6 +122,20 @@ def test_modes_are_told_apart_everywhere():
     assert len({style["color"] for style in styles}) == len({style["marker"] for style in styles}) == 6
     # the study's modes keep theirs whatever else is there
     assert [plots.mode_style(name) for name in MODES] == styles[:4]
+
+
+def test_no_symbol_means_two_things():
+    """Ticks are estimates, arrows open ends, triangles and crosses runs that missed the target; the rest are modes."""
+    names = [f"mine_{number:02d}" for number in range(45)]
+    of_modes = {plots.mode_style(name, names)["marker"] for name in (*MODES, *names)}
+    assert len(of_modes) == 7
+    assert not of_modes & set("|_<>^vx1234.,")
+    found = found_of({"scaled_lr": mode(POINT, OPEN_ABOVE, OPEN_BELOW, fit=FIT, noise=(50, 40, None))})
+    _, axes = plt.subplots(1, 2)
+    plots.breaking_points(axes[0], found)
+    plots.noise_scales(axes[1], found)
+    used = [{line.get_marker() for line in ax.get_lines() if len(line.get_xdata())} for ax in axes]
+    assert used == [{"|", "<", ">"}, {">", plots.mode_style("scaled_lr")["marker"]}]
 
 
 def test_nothing_to_show():
@@ -145,31 +184,41 @@ def critical(estimate=None, low=None, high=None, steps_min=None, batch_sizes=())
     )
 
 
-def mode(accuracy=None, updates=None, time=None, *, intervals=(), fit=(None, None, None), noise=None) -> dict:
+def point(estimate=None, low=None, high=None, between=(None, None), **facts) -> BreakingPoint:
+    """A breaking point, as far as figures need it."""
+    return BreakingPoint(estimate, low, high, between, (said("nobody knows"),), **facts)
+
+
+UNKNOWN = point()
+POINT = point(256.0, 128.0, 512.0, (256, 512))
+BARE = point(200.0, between=(128, 256))  # of single seeds
+OPEN_ABOVE = point(None, 300.0, None, (512, None))
+OPEN_BELOW = point(None, None, 130.0, (None, 128))
+FIT = (400.0, 200.0, 800.0)
+
+
+def mode(accuracy=UNKNOWN, updates=UNKNOWN, time=UNKNOWN, *, fit=(None, None, None), noise=None) -> dict:
     """What is found out about a mode, as far as figures need it."""
-    sizes, bounds = (accuracy, updates, time), dict(intervals)
-    points = {
-        currency: BreakingPoint(size, *bounds.get(currency, (None, None)), (said("nobody knows"),), ())
-        for currency, size in zip(CURRENCIES, sizes, strict=True)
-    }
+    points = dict(zip(CURRENCIES, (accuracy, updates, time), strict=True))
     measured = noise and NoiseScale(*noise, runs=1, epochs=3, measured=3 if all(noise) else 2)
     return {"breaking_points": points, "critical": critical(*fit), "noise_scale": measured}
 
 
-def found_of(modes: dict[str, dict]) -> Findings:
+def found_of(modes: dict[str, dict], **facts) -> Findings:
     """Findings of modes with runs at B = 128, 256 and 512, as far as figures need them."""
     nothing = pd.DataFrame()
     study = Study.of(table(*[(name, size, 0, [0.5]) for name in modes for size in (128, 256, 512)]))
+    empty = {"losses": nothing, "smaller": nothing, "curve": nothing, "regimes": nothing}
     of_modes = {
-        name: ModeFindings(mode=study.modes[name], losses=nothing, curve=nothing, regimes=nothing, **facts)
-        for name, facts in modes.items()
+        name: ModeFindings(mode=study.modes[name], beginning=Beginning(), **empty, **of_mode)
+        for name, of_mode in modes.items()
     }
-    return dataclasses.replace(NOTHING_FOUND, study=study, modes=of_modes)
+    return dataclasses.replace(NOTHING_FOUND, study=study, modes=of_modes, **facts)
 
 
 def reached(study: Study, target: float | None) -> tuple[ToTarget, dict[str, Mode]]:
-    """What `plots.to_target` draws."""
-    return findings.to_target(study, target), study.modes
+    """What `plots.to_target` draws, of curves without a reference."""
+    return findings.to_target(study, target, dict.fromkeys(study.modes, Beginning())), study.modes
 
 
 def texts(ax) -> list[str]:
@@ -279,29 +328,231 @@ def test_effects_in_points():
     assert texts(ax) == ["scaling: 1 pair\nscaling: no pair"]
 
 
+LEFT, RIGHT = 128 / 1.5, 512 * 1.5  # of the axis over the powers of two that hold everything
+
+
+def bars(ax) -> list:
+    """Horizontal ones: (from, to, height)."""
+    segments = [tuple(map(tuple, part)) for each in ax.collections for part in getattr(each, "get_segments", list)()]
+    return [(start[0], end[0], start[1]) for start, end in segments if start[1] == end[1]]
+
+
 def test_breaking_points():
+    """Ticks with numbers are estimates, bars intervals, arrows open ends; a row of which nothing is known says why."""
+    rows = {
+        "scaled_lr": mode(POINT, BARE, OPEN_ABOVE),
+        "mine": mode(UNKNOWN, OPEN_BELOW, point(400.0, None, 500.0, (256, 512))),
+    }
     _, ax = plt.subplots()
-    scaled = mode(256, 128, 512, intervals={"accuracy": (128, 512), "updates": (None, 256)})
-    plots.breaking_points(ax, found_of({"scaled_lr": scaled, "mine": mode(intervals={"updates": (None, 128)})}))
-    markers = {(line.get_marker(), *line.get_xydata()[0]) for line in ax.get_lines()}
-    left = ax.get_xlim()[0]
-    assert markers == {("o", 256, 0), ("s", 128, -1), ("<", left, -1), ("^", 512, -2), ("<", left, -5)}
-    bars = [collection.get_segments()[0].tolist() for collection in ax.collections]
-    assert bars == [[[128, 0], [512, 0]], [[left, -1], [256, -1]], [[left, -5], [128, -5]]]
-    beside = ["no interval", "nobody knows", "no estimate", "nobody knows"]
+    plots.breaking_points(ax, found_of(rows))
+    assert ax.get_xlim() == pytest.approx((LEFT, RIGHT))
+    markers = [(line.get_marker(), *line.get_xydata()[0]) for line in ax.get_lines()]
+    assert markers == [
+        ("|", 256, 0),
+        ("|", 200, -1),
+        (">", pytest.approx(RIGHT), -2),
+        ("<", pytest.approx(LEFT), -5),
+        ("<", pytest.approx(LEFT), -6),
+        ("|", 400, -6),
+    ]
+    assert bars(ax) == [
+        (128, 512, 0),
+        (300, pytest.approx(RIGHT), -2),
+        (pytest.approx(LEFT), 130, -5),
+        (pytest.approx(LEFT), 500, -6),
+    ]
+    beside = ["256", "200", "> 512", "nobody knows", "< 128", "400"]
     assert texts(ax) == [*beside, "linearly scaled rate", "mine"]
-    assert [text.get_horizontalalignment() for text in ax.texts[:3:2]] == ["right", "left"]  # within the axes
     assert [text.get_text() for text in ax.get_yticklabels()] == ["accuracy", "updates", "time"] * 2
+
+
+def within(ax) -> bool:
+    """Whether all words are inside the axes."""
+    ax.figure.canvas.draw()
+    inside = ax.get_window_extent()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    return all(inside.x0 <= box.x0 and box.x1 <= inside.x1 for box in boxes)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        point(128.0, 128.0, 128.0, (128, 256)),
+        point(512.0, 512.0, 512.0, (512, None)),
+        point(512.0, 128.0, 700.0, (512, None)),
+        point(512.0, 128.0, None, (512, None)),
+        point(500.0, 500.0, 40_000.0, (256, 512)),
+        point(None, None, None, (512, None)),
+        point(None, None, None, (None, 128)),
+        point(None, 520.0, None, (512, None)),
+        OPEN_ABOVE,
+        OPEN_BELOW,
+        BARE,
+    ],
+)
+def test_numbers_of_breaking_points_stay_within_the_axes(found):
+    """In the size that the report gives them, wherever the estimate lies."""
+    figure, ax = plt.subplots(figsize=(6.3, 1.35), layout="constrained")
+    plots.breaking_points(ax, found_of({"scaled_lr": mode(found, found, found)}))
+    assert within(ax)
+    figure.canvas.draw()
+    left, right = ax.get_xlim()
+    for start, end, _ in bars(ax):
+        assert left <= start <= end <= right
+
+
+def test_what_lies_far_beyond_the_records_does_not_stretch_the_axis():
+    """An upper end at more than 64 times the largest batch size is an arrow; one nearer is drawn."""
+    for high, is_open in ((512 * 65.0, True), (512 * 63.0, False)):
+        _, ax = plt.subplots()
+        plots.breaking_points(ax, found_of({"scaled_lr": mode(point(256.0, 128.0, high, (256, 512)))}))
+        _, right = ax.get_xlim()
+        assert [line.get_marker() for line in ax.get_lines()] == ([">", "|"] if is_open else ["|"])
+        ((start, end, _),) = bars(ax)
+        assert (start, end) == (128, pytest.approx(right) if is_open else high)
+        assert right == pytest.approx(RIGHT) if is_open else right > high
+
+
+@pytest.mark.parametrize("found", [POINT, BARE, OPEN_ABOVE, OPEN_BELOW, UNKNOWN, point(400.0, None, 500.0)])
+def test_bars_and_arrows_are_what_the_interval_is(found):
+    """No interval, no bar; an arrow at an open end of one, and at no other; a number where there is an estimate."""
+    _, ax = plt.subplots()
+    plots.breaking_points(ax, found_of({"scaled_lr": mode(found, found, found)}))
+    ends = found.interval if found.interval != (None, None) else (None, None)
+    count = 0 if ends == (None, None) else 3
+    assert len(bars(ax)) == count
+    arrows = [line.get_marker() for line in ax.get_lines() if line.get_marker() in ("<", ">")]
+    assert arrows.count("<") == (count if ends[0] is None else 0)
+    assert arrows.count(">") == (count if ends[1] is None else 0)
+    ticks = [line.get_xdata()[0] for line in ax.get_lines() if line.get_marker() == "|"]
+    assert ticks == ([found.estimate] * 3 if found.estimate else [])
+    shown = {None: "nobody knows", 256.0: "256", 200.0: "200", 400.0: "400"}[found.estimate]
+    shown = {OPEN_ABOVE: "> 512", OPEN_BELOW: "< 128"}.get(found, shown)
+    assert texts(ax)[:3] == [shown] * 3
+
+
+THRESHOLD = Threshold(accuracy=0.75, best=0.76, tolerance=0.01, from_batch_size=64, mean=0.76, error=0.001)
+# Falls by a point per doubling from 128 on, so that it crosses 0.75 at 256.
+CURVE = Crossing(256.0, 181.0, 400.0, (128.0, 256.0, 512.0), (0.76, 0.75, 0.74))
+
+
+def crossed(**points: BreakingPoint):
+    """Axes with lines of some modes and where they cross the threshold, and the limits before that."""
+    _, ax = plt.subplots(figsize=(6.3, 2.3), layout="constrained")
+    found = found_of({name: mode(at) for name, at in points.items()}, threshold=THRESHOLD)
+    for name in points:
+        ax.plot([64, 512], [0.76, 0.7], **plots.mode_style(name, points))
+    plots._log2_axis(ax, [64, 128, 256, 512])
+    before = ax.get_xlim(), ax.get_ylim()
+    plots.crossings(ax, found)
+    return ax, before
+
+
+def test_crossings():
+    """The fitted curve, a dotted line from the threshold down to a tick with a number, and the interval as a bar."""
+    ax, (limits, (low, high)) = crossed(scaled_lr=point(256.0, 181.0, 400.0, (256, 512), curve=CURVE))
+    colour = plots.mode_style("scaled_lr")["color"]
+    _, curve, tick, key = ax.get_lines()
+    assert (curve.get_linestyle(), curve.get_color()) == ("--", colour)
+    sizes, values = np.array(curve.get_xdata()), np.array(curve.get_ydata())
+    assert (sizes[0], sizes[-1]) == (128, pytest.approx(512))
+    np.testing.assert_allclose(values[1:-1], 0.76 - 0.01 * np.log2(sizes[1:-1] / 128), atol=1e-9)
+    ((start, end, height),) = bars(ax)
+    assert (start, end) == (181, 400)
+    assert ax.get_ylim()[0] < height < low  # below all lines
+    assert ax.get_ylim()[1] == high
+    assert ax.get_xlim() == limits
+    assert (tick.get_marker(), *tick.get_xydata()[0], tick.get_color()) == ("|", 256, height, colour)
+    assert texts(ax) == ["256"]
+    (dotted,) = [each for each in ax.collections if each.get_segments()[0][0][0] == each.get_segments()[0][1][0]]
+    assert dotted.get_segments()[0].tolist() == [[256, height], [256, 0.75]]
+    assert dotted.get_linestyle()[0][1] is not None  # dashes or dots
+    assert key.get_label() == "breaking point with its 95 % interval"
+    assert len(key.get_xdata()) == 0
+
+
+def test_crossings_have_a_row_each():
+    shown = point(256.0, 181.0, 400.0, (256, 512), curve=CURVE)
+    ax, (_, (low, _)) = crossed(baseline_large=shown, scaled_lr=dataclasses.replace(shown, high=None), mine=shown)
+    heights = [height for *_, height in bars(ax)]
+    assert sorted(set(heights), reverse=True) == heights
+    assert ax.get_ylim()[0] < heights[-1] < heights[0] < low
+    labels = [line.get_label() for line in ax.get_lines() if not line.get_label().startswith("_")]
+    assert labels == ["breaking point with its 95 % interval"]  # once
+
+
+@pytest.mark.parametrize(
+    ("found", "markers", "number", "count"),
+    [
+        (point(256.0, None, None, (256, 512), curve=CURVE), ["|"], "256", 0),  # single seeds: no bar
+        (point(256.0, 181.0, None, (256, 512), curve=CURVE), [">", "|"], "256", 1),
+        (point(256.0, None, 400.0, (256, 512), curve=CURVE), ["<", "|"], "256", 1),
+        (point(None, 400.0, None, (512, None), curve=CURVE), [">"], "> 512", 1),
+        (point(None, None, 140.0, (None, 128), curve=CURVE), ["<"], "< 128", 1),
+    ],
+)
+def test_crossings_that_are_open(found, markers, number, count):
+    ax, (limits, _) = crossed(scaled_lr=found)
+    symbols = [line for line in ax.get_lines()[1:] if len(line.get_xdata()) == 1]
+    assert [line.get_marker() for line in symbols] == markers
+    for line in symbols:
+        if line.get_marker() != "|":
+            assert line.get_xdata()[0] == limits[line.get_marker() == ">"]
+    assert len(bars(ax)) == count
+    assert texts(ax) == [number]
+    assert ax.get_xlim() == limits
+    assert within(ax)
+    lines = [each for each in ax.collections if each.get_segments()[0][0][0] == each.get_segments()[0][1][0]]
+    assert len(lines) == (found.estimate is not None)
+
+
+def test_without_a_curve_nothing_is_crossed():
+    ax, before = crossed(scaled_lr=UNKNOWN)
+    assert (ax.get_xlim(), ax.get_ylim()) == before
+    assert (len(ax.get_lines()), texts(ax)) == (1, [])
+    _, empty = plt.subplots()
+    plots.crossings(empty, found_of({"scaled_lr": mode(point(256.0, curve=CURVE))}, threshold=THRESHOLD))
+    assert not empty.has_data()
+
+
+def test_crossings_of_some_modes():
+    found = point(256.0, 181.0, 400.0, (256, 512), curve=CURVE)
+    ax, _ = crossed(baseline_large=found, scaled_lr=found)
+    both = len(bars(ax))
+    _, ax = plt.subplots()
+    ax.plot([64, 512], [0.76, 0.7])
+    two = {name: mode(found) for name in ("baseline_large", "scaled_lr")}
+    plots.crossings(ax, found_of(two, threshold=THRESHOLD), ["scaled_lr"])
+    assert (both, len(bars(ax))) == (2, 1)
+    assert ax.texts[0].get_color() == plots.mode_style("scaled_lr")["color"]
+
+
+def test_the_curve_of_records_crosses_the_threshold_where_it_is_drawn():
+    """Of a whole analysis: the dotted lines end on the fitted curves, and every number is an estimate."""
+    found = findings.analyse(synthetic.as_study(large=(128, 256, 512, 1024), epochs=10))
+    _, ax = plt.subplots()
+    plots.against_batch_size(ax, found, "accuracy")
+    plots.threshold_line(ax, found.threshold)
+    plots.crossings(ax, found)
+    points = [mode.breaking_points["accuracy"] for mode in found.modes.values()]
+    known = [point for point in points if point.estimate is not None]
+    assert len(known) >= 2
+    for point in known:
+        assert point.curve.curve(np.array([point.estimate]))[0] == pytest.approx(found.threshold.accuracy, abs=1e-6)
+        kept, lost = point.between
+        assert kept <= point.estimate <= lost
+        assert point.low <= point.estimate
+        assert point.high is None or point.estimate <= point.high
+    assert [text for text in texts(ax) if text[0] != ">"] == [f"{point.estimate:.3g}" for point in known]
 
 
 def test_noise_scales_beside_critical_batch_sizes():
     _, ax = plt.subplots()
-    modes = {"scaled_lr": mode(fit=(400, 200, 800), noise=(300, 100, 900)), "mine": mode(noise=(50, 40, 60))}
+    modes = {"scaled_lr": mode(fit=FIT, noise=(300, 100, 900)), "mine": mode(noise=(50, 40, 60))}
     plots.noise_scales(ax, found_of(modes))
     values = [line.get_xdata()[0] for line in ax.get_lines() if len(line.get_xdata())]
     assert values == [400, 300, 50]
-    bars = [collection.get_segments()[0][:, 0].tolist() for collection in ax.collections]
-    assert bars == [[200, 800], [100, 900], [40, 60]]
+    assert [bar[:2] for bar in bars(ax)] == [(200, 800), (100, 900), (40, 60)]
     assert texts(ax) == ["B_crit undetermined"]
 
 
@@ -316,10 +567,9 @@ def test_noise_scales_that_are_not_measurable_or_not_measured():
     modes = {"scaled_lr": mode(noise=(50, 40, None)), "mine": mode(noise=(None, 40, None)), "none": mode()}
     plots.noise_scales(ax, found_of(modes))
     end = ax.get_xlim()[1]
-    bars = [collection.get_segments()[0][:, 0].tolist() for collection in ax.collections]
-    assert bars == [[40, end], [40, end]]
+    assert [bar[:2] for bar in bars(ax)] == [(40, end), (40, end)]
     markers = [(line.get_marker(), line.get_xdata()[0]) for line in ax.get_lines() if len(line.get_xdata())]
-    assert markers == [(">", end), ("^", 50), (">", end)]
+    assert markers == [(">", end), (plots.mode_style("scaled_lr")["marker"], 50), (">", end)]
     missing, hidden = "B_crit undetermined", "noise scale not measurable in 1 of 3 epochs"
     assert texts(ax) == [missing, missing, hidden, missing, "noise scale not measured"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["gradient noise scale"]
@@ -384,7 +634,7 @@ def test_little_to_show(case):
     figure, axes = plt.subplots(2, 3, figsize=(15, 8), layout="constrained")
     plots.to_target(axes[0, 0], found.to_target, "updates", found.study.modes)
     plots.critical_batch_sizes(axes[0, 0], found.to_target)
-    plots.to_target(axes[0, 1], findings.to_target(study, None), "running_time", found.study.modes)
+    plots.to_target(axes[0, 1], reached(found.study, None)[0], "running_time", found.study.modes)
     plots.effects(axes[0, 2], found.effects)
     plots.breaking_points(axes[1, 0], found)
     plots.noise_scales(axes[1, 1], found)

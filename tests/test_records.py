@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -177,6 +178,23 @@ def test_byte_order_mark_windows_line_ends_and_blank_lines(tmp_path):
     text = "batch_size,epoch,accuracy,generalization_error,running_time\r\n8,1,0.5,0.1,12.5\r\n\r\n8,2,0.6,0.1,25\r\n"
     (tmp_path / "mine_bs8.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert load(tmp_path)["accuracy"].tolist() == [0.5, 0.6]
+
+
+@pytest.mark.parametrize("value", ["", "nan", "inf", "None"])
+def test_what_a_record_may_lack_when_it_is_analysed(tmp_path, value):
+    """Anything but clock and accuracy; to be continued, it must be as it was written."""
+    path = tmp_path / "baseline_small_bs8_seed0.csv"
+    rows = pd.read_csv(io.StringIO(to_csv([row(1), row(2)])), dtype=str)
+    for column in ("generalization_error", "running_time", "test_loss"):
+        path.write_text(rows.assign(**{column: value}).to_csv(index=False, lineterminator="\n"))
+        assert load(tmp_path)[column].isna().all()
+        if value or column != "test_loss":
+            with pytest.raises(UserError, match=f"{column} is '{value}', which is not a .*; restore the file"):
+                read_csv(path)
+    for column in ("accuracy", "epoch"):
+        path.write_text(rows.assign(**{column: value}).to_csv(index=False, lineterminator="\n"))
+        with pytest.raises(UserError, match=f"{column} is '{value}', which is not a .*; restore the file"):
+            load(tmp_path)
 
 
 def test_names_that_look_like_other_things_stay_names(tmp_path):

@@ -102,6 +102,139 @@ def test_load(tmp_path):
     assert study.where(seed=1).digest == study.digest
 
 
+def loaded(folder, **csvs: str) -> Study:
+    """A study of CSVs by the stems of their names, with blanks for line ends."""
+    for stem, text in csvs.items():
+        (folder / f"{stem}.csv").write_text(text.replace(" ", "\n") + "\n")
+    return Study.load(folder)
+
+
+def values(frame: pd.DataFrame, *columns: str) -> list[list]:
+    return frame[list(columns)].astype(object).where(frame[list(columns)].notna(), None).values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # columns that are missing, blank, NaN or infinite
+        ("batch_size,epoch,accuracy 8,1,0.5 8,2,0.75", [[1, None, 0.5], [2, None, 0.75]]),
+        ("batch_size,updates,accuracy 8,10,0.5 8,20,0.75", [[None, 10, 0.5], [None, 20, 0.75]]),
+        ("batch_size,epoch,updates,accuracy 8,,10,0.5 8,,20,0.75", [[None, 10, 0.5], [None, 20, 0.75]]),
+        (
+            "batch_size,epoch,accuracy,test_loss,running_time 8,1,0.5,nan, 8,2,0.1,-inf,7",
+            [[1, None, 0.5], [2, None, 0.1]],
+        ),
+        # evaluations of some epochs, in any order, with fractions, and rows that are none
+        ("batch_size,epoch,accuracy 8,10,0.75 8,5,0.5", [[5, None, 0.5], [10, None, 0.75]]),
+        ("batch_size,epoch,updates,accuracy 8,0.32,50,0.5 8,0.63,100,0.75", [[0.32, 50, 0.5], [0.63, 100, 0.75]]),
+        ("batch_size,epoch,accuracy 8,1, 8,2,0.5 8,3,NaN 8,4,0.75", [[2, None, 0.5], [4, None, 0.75]]),
+        # epochs from 0: as Keras counts, before training, and both
+        ("batch_size,epoch,accuracy 8,0,0.5 8,1,0.75", [[1, None, 0.5], [2, None, 0.75]]),
+        ("batch_size,epoch,accuracy 8,0, 8,1,0.5 8,3,0.75", [[2, None, 0.5], [4, None, 0.75]]),
+        ("batch_size,epoch,updates,accuracy 8,0,0,0.5 8,1,9,0.75", [[0, 0, 0.5], [1, 9, 0.75]]),
+        ("batch_size,epoch,updates,accuracy 8,0,9,0.5 8,1,18,0.75", [[1, 9, 0.5], [2, 18, 0.75]]),
+        ("batch_size,epoch,accuracy 8,0,0.5 8,0.5,0.75", [[0, None, 0.5], [0.5, None, 0.75]]),
+    ],
+)
+def test_logs_of_others(tmp_path, text, expected):
+    study = loaded(tmp_path, theirs=text)
+    assert values(study.epochs, "epoch", "updates", "accuracy") == expected
+    assert study.runs.values.tolist() == [["theirs", 8, 0, "unknown"]]
+    assert study.epochs["test_loss"].isna().all()
+
+
+def test_each_run_of_a_log_has_its_own_first_epoch(tmp_path):
+    text = "batch_size,seed,epoch,accuracy 8,0,0,0.5 8,0,1,0.75 8,3,1,0.5 8,3,2,0.75"
+    assert values(loaded(tmp_path, theirs=text).epochs, "seed", "epoch") == [[0, 1], [0, 2], [3, 1], [3, 2]]
+
+
+def test_a_gap_is_damage_in_a_record_and_none_in_a_log(tmp_path):
+    """What makes a record is its columns, or a sidecar."""
+    text = "batch_size,epoch,accuracy,generalization_error,running_time 8,1,0.5,0.1,1 8,3,0.5,0.1,3"
+    assert len(loaded(tmp_path, mine_bs8_seed0=text).epochs) == 2
+    (tmp_path / "mine_bs8_seed0.json").write_text(json.dumps({"some": "settings"}))
+    assert len(Study.load(tmp_path).epochs) == 2
+    (tmp_path / "mine_bs8_seed0.json").write_text(json.dumps(sidecar("mine", 8, 0)))
+    with pytest.raises(UserError, match="has the epochs 1, 3; they must be 1, 2, 3 and so on: restore the file"):
+        Study.load(tmp_path)
+    (tmp_path / "mine_bs8_seed0.json").unlink()
+    damaged = table(("mine", 8, 0, [0.1, 0.2, 0.3])).drop(index=1)
+    damaged.to_csv(tmp_path / "mine_bs8_seed0.csv", index=False)
+    with pytest.raises(UserError, match="has the epochs 1, 3; they must be 1, 2, 3 and so on: restore the file"):
+        Study.load(tmp_path)
+
+
+def test_a_table_of_final_accuracies(tmp_path):
+    study = loaded(
+        tmp_path, mine="batch_size,accuracy 8,0.5 16,0.75 8,0.625", other_bs4_seed2="batch_size,accuracy 4,0.5"
+    )
+    expected = [["mine", 8, 0, 0.5], ["mine", 8, 1, 0.625], ["mine", 16, 0, 0.75], ["other", 4, 2, 0.5]]
+    assert values(study.epochs, "experiment", "batch_size", "seed", "accuracy") == expected
+    assert study.epochs[["epoch", "updates"]].isna().all(axis=None)
+    with_seed = loaded(tmp_path, mine="batch_size,accuracy,seed 8,0.5,3 8,0.625,1")
+    assert values(with_seed.only([("mine", 8, 1)]).epochs, "accuracy") == [[0.625]]
+    with pytest.raises(UserError, match="line 3: mine B=8 seed 3 is listed twice; tell runs apart by a column seed"):
+        loaded(tmp_path, mine="batch_size,accuracy,seed 8,0.5,3 8,0.625,3")
+
+
+GOALS = "experiment,batch_size,target,updates_to_target,running_time_to_target,updates"
+GOALS += " a,8,0.5,100,10,900 a,8,0.5,,,800 a,16,0.5,60.5,9, b,8,0.5,90,8,"
+
+
+def test_a_table_of_steps_to_a_target(tmp_path):
+    study = loaded(tmp_path, goals=GOALS, curve="batch_size,epoch,accuracy 8,1,0.5")
+    found = [
+        ["a", 8, 0, 100, 10, 900],
+        ["a", 8, 1, None, None, 800],
+        ["a", 16, 0, 60.5, 9, None],
+        ["b", 8, 0, 90, 8, None],
+    ]
+    columns = ("experiment", "batch_size", "seed", "updates", "running_time", "updates_trained")
+    assert values(study.goals, *columns) == found
+    assert list(study.goals) == ["experiment", "batch_size", "seed", "target", *study.goals.columns[4:]]
+    assert study.goals["epochs"].isna().all()
+    assert keys(study) == [("a", 8, 0), ("a", 8, 1), ("a", 16, 0), ("b", 8, 0), ("curve", 8, 0)]
+    assert set(study.runs["status"]) == {"unknown"}
+    part = study.where(name="a").without([("a", 8, 1)])
+    assert values(part.goals, *columns) == [found[0], found[2]]
+    assert values(study.groups()[0].goals, *columns) == found
+    assert Study.of(EPOCHS).goals.empty
+    assert list(Study.of(EPOCHS).goals) == list(study.goals)
+
+
+def test_goals_lose_their_times_with_the_epochs(tmp_path):
+    goals = loaded(tmp_path, goals=GOALS).goals
+    beside = [sidecar("a", 8, 0), sidecar("a", 16, 0), sidecar("b", 8, 0)]
+    for content, device in zip(beside, (CPU, GPU, GPU), strict=True):
+        content |= {"device": device}
+    study = Study.of(EPOCHS[:0], sidecars=beside, goals=goals).timed()
+    assert values(study.goals, "running_time") == [[None], [None], [9], [8]]
+
+
+def test_results_and_final_accuracies_are_one_table(tmp_path):
+    study = loaded(
+        tmp_path, mine="batch_size,accuracy,target,updates_to_target 8,0.75,0.5,40 8,0.75,0.7,90 16,0.5,0.5,30"
+    )
+    assert values(study.goals, "batch_size", "seed", "target", "updates") == [
+        [8, 0, 0.5, 40],
+        [8, 0, 0.7, 90],
+        [16, 0, 0.5, 30],
+    ]
+    assert values(study.epochs, "batch_size", "seed", "accuracy") == [[8, 0, 0.75], [16, 0, 0.5]]
+
+
+def test_subfolders_are_counted(tmp_path):
+    for place in ("a", "a/b", "a/b", "c", ".hidden", "figures", "a/b/c/d"):
+        folder = tmp_path / place
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{len(list(folder.iterdir()))}.csv").touch()
+    (tmp_path / "a" / "notes.txt").touch()
+    study = loaded(tmp_path, mine="batch_size,accuracy 8,0.5")
+    assert study.elsewhere == {"a": 1, "a/b": 2, "c": 1}
+    assert study.where(batch_size=8).elsewhere == study.elsewhere
+    assert Study.of(EPOCHS).elsewhere == {}
+
+
 @pytest.mark.parametrize("name", ["nowhere", "."])
 def test_load_of_a_missing_or_empty_folder(tmp_path, name):
     study = Study.load(tmp_path / name)

@@ -1,9 +1,11 @@
-"""Words: numbers and lists, reasons, comparisons of modes, and a figure that cannot be saved."""
+"""Words: numbers and lists, reasons, verdicts and their comparison, and a figure that cannot be saved."""
 
 import dataclasses
 import doctest
 import inspect
+import itertools
 import math
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,9 +16,10 @@ from test_analysis import NOTHING, table
 
 from batchscale import schedules
 from batchscale.analysis import projection, sentences, words
-from batchscale.analysis.breaking_point import BreakingPoint
+from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
 from batchscale.analysis.findings import Findings, ModeFindings, analyse
-from batchscale.analysis.reasons import WORDING, Reason, together
+from batchscale.analysis.reasons import WORDING, Reason, grouped, together
+from batchscale.analysis.tables import Beginning
 from batchscale.analysis.threshold import Threshold
 from batchscale.modes import MODES
 from batchscale.records import figures, files
@@ -71,6 +74,27 @@ def test_number(value, shown):
 )
 def test_interval(low, high, shown):
     assert words.interval(low, high) == shown
+
+
+@pytest.mark.parametrize(
+    ("point", "shown"),
+    [
+        (BreakingPoint(246.4, 32.4, 921.0, (128, 256)), "246"),
+        (BreakingPoint(28.24, None, None, (16, 32)), "28.2"),
+        (BreakingPoint(9.72, 3.0, 22.0, (None, 16)), "9.72"),  # an estimate below the records is one
+        (BreakingPoint(None, 700.0, None, (8192, None)), "> 8192"),
+        (BreakingPoint(None, None, 130.0, (None, 128)), "< 128"),
+        (BreakingPoint(None), "–"),
+        (BreakingPoint(None, 100.0, None), "–"),  # a side that no recorded batch size shows
+    ],
+)
+def test_verdict_size(point, shown):
+    assert words.verdict_size(point) == shown
+
+
+def test_verdict_size_of_a_critical_batch_size_has_no_side():
+    fit = dataclasses.make_dataclass("Fit", ["estimate"])
+    assert (words.verdict_size(fit(409.6)), words.verdict_size(fit(None))) == ("410", "–")
 
 
 @pytest.mark.parametrize(
@@ -154,8 +178,15 @@ PLAUSIBLE = {
     "single": 1,
     "runs": 2,
     "differing": (("dataset", "digits", "cifar10"), ("train_size", None, 100)),
+    "target": 0.71,
+    "name": "scaled_lr",
+    "best": 8,
+    "column": "running_time",
+    "folders": (("older", 3), ("pilot", 1)),
+    "slope": -0.9,
 }
-NUMBERS = {"too few sizes": 2, "too few step times": 1, "seeds missing": 3}  # where `sizes` is how many
+# Where `sizes` is how many.
+NUMBERS = {"too few sizes": 2, "too few step times": 1, "seeds missing": 3, "answerable": 4}
 
 
 @pytest.mark.parametrize("kind", WORDING)
@@ -169,6 +200,7 @@ def test_every_reason_has_words(kind):
     assert not set("{}<>") & set(shown)
     assert "None" not in shown
     assert shown[-1] not in ".;, "  # several are joined, and end a sentence
+    assert not re.search(r"up to (?!\d)", shown)
     for name, value in values.items():  # every value is in the words
         if isinstance(value, str):
             assert value in shown, name
@@ -180,11 +212,29 @@ def test_a_reason_of_no_known_kind_is_refused():
 
 
 def test_reasons_are_values():
-    assert Reason.of("single seeds", sizes=[8, 16]) == Reason.of("single seeds", sizes=(8, 16))
-    assert len({Reason.of("single seeds", sizes=[8]), Reason.of("single seeds", sizes=[8])}) == 1
+    assert Reason.of("within first epoch", sizes=[8, 16]) == Reason.of("within first epoch", sizes=(8, 16))
+    assert len({Reason.of("within first epoch", sizes=[8]), Reason.of("within first epoch", sizes=[8])}) == 1
     assert together(()) is None
     two = (Reason.of("no finished run"), Reason.of("too few pairs", pairs=0))
-    assert together(two) == "no run is finished; 0 pairs of equal seeds, where two are needed"
+    assert together(two) == "no run is finished; 0 pairs of equal seeds"
+    assert str(Reason.of("too few pairs", pairs=1)) == "1 pair of equal seeds: no interval"
+
+
+def test_things_with_the_same_reasons_share_a_line():
+    few, times = Reason.of("too few sizes", sizes=1, left_censored=False), Reason.of("no times")
+    assert grouped({"accuracy": (), "updates": (few,), "time": (times, few), "critical batch size": (few,)}) == [
+        f"updates and critical batch size: {few}",
+        f"time: {times}; {few}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "end"),
+    [(4, "4 batch sizes of every mode reach"), (1, "1 batch size of every mode reach; the fit needs three")],
+)
+def test_why_this_target(sizes, end):
+    said = str(Reason.of("answerable", target=0.71, sizes=sizes))
+    assert said == f"updates and time count to 71.0 %, the highest accuracy that {end}"
 
 
 def test_settings_in_one_line():
@@ -206,26 +256,166 @@ def test_settings_in_one_line():
 
 BASE, SCALED, WARM = (MODES[name] for name in list(MODES)[1:])
 FOUND = analyse(NOTHING)
+THRESHOLD = Threshold(
+    accuracy=0.75,
+    best=0.76,
+    tolerance=0.01,
+    from_batch_size=8,
+    reference=("baseline_small",),
+    mean=0.76,
+    standard_deviation=0.004,
+    seeds=3,
+    error=0.002,
+    freedom=10,
+)
+
+
+class TestThreshold:
+    """Student's quantile for ten degrees of freedom is 2.228, so that 0.002 become 0.45 points."""
+
+    KEEP = "With a tolerance of 1 point, a larger minibatch has to keep 75.0 %."
+
+    def test_best(self):
+        assert sentences.threshold(THRESHOLD) == [
+            "The best small minibatch, 8 images, reaches a test accuracy of 76.0 ± 0.4 % (3 seeds, 95 % interval 75.6 "
+            "to 76.4 %).",
+            self.KEEP,
+        ]
+
+    def test_optimism_is_said(self):
+        assert sentences.threshold(dataclasses.replace(THRESHOLD, mean=0.764)) == [
+            "The best small minibatch, 8 images, reaches a test accuracy of 76.4 ± 0.4 % (3 seeds).",
+            "The best of several means is too high by chance, here by about 0.4 points; 76.0 % count (95 % interval "
+            "75.6 to 76.4 %).",
+            self.KEEP,
+        ]
+
+    def test_a_single_seed_has_no_interval(self):
+        single = dataclasses.replace(THRESHOLD, seeds=1, standard_deviation=math.nan, error=math.nan)
+        first, _ = sentences.threshold(single)
+        assert first.endswith("reaches a test accuracy of 76.0 % (1 seed, no interval).")
+
+    def test_mean(self):
+        mean = dataclasses.replace(THRESHOLD, from_batch_size=None)
+        assert sentences.threshold(mean) == [
+            "The small minibatches reach a mean test accuracy of 76.0 % (3 seeds, 95 % interval 75.6 to 76.4 %).",
+            self.KEEP,
+        ]
+
+    def test_of_another_reference(self):
+        """Its batch sizes need not be small."""
+        mine = dataclasses.replace(THRESHOLD, reference=("mine",))
+        assert sentences.threshold(mine)[0].startswith("The best reference batch size, 8 images, reaches")
+        assert sentences.threshold(dataclasses.replace(mine, from_batch_size=None))[0].startswith(
+            "The reference minibatches reach"
+        )
+
+    def test_given_or_none(self):
+        given = Threshold(accuracy=0.7612, best=0.7612, error=0.0)
+        assert sentences.threshold(given) == ["A larger minibatch has to keep an accuracy of 76.1 %, as given."]
+        assert sentences.threshold(None) == ["No run of the reference is finished, so there is no accuracy to keep."]
+
+
+def losses(*rows: tuple) -> pd.DataFrame:
+    """Rows of (batch size, accuracy or None, deviation, finished, diverged), against a best accuracy of 0.76."""
+    names = ["batch_size", "accuracy", "standard_deviation", "seeds", "diverged"]
+    table = pd.DataFrame(rows, columns=names).astype({"accuracy": float})
+    loss = (0.76 - table["accuracy"]).fillna(np.inf)
+    return table.assign(loss=loss, loss_low=loss - 0.01, loss_high=loss + 0.01)
+
+
+def findings_of(mode, table: pd.DataFrame, **points: BreakingPoint) -> ModeFindings:
+    """What is found out about a mode, as far as sentences need it."""
+    nothing = pd.DataFrame()
+    points = {currency: BreakingPoint(None) for currency in CURRENCIES} | points
+    return ModeFindings(mode, Beginning(), table, nothing, nothing, points, None, nothing, None)
+
+
+def accuracy(table: pd.DataFrame, point: BreakingPoint, threshold: Threshold | None = THRESHOLD) -> str:
+    return sentences.accuracy(findings_of(BASE, table, accuracy=point), threshold)
+
+
+KEPT, LOST = (128, 0.755, 0.0021, 3, 0), (256, 0.731, 0.003, 3, 0)
+
+
+class TestAccuracy:
+    """The verdict of a mode on its curve, by hand."""
+
+    def test_it_falls_below_the_threshold(self):
+        assert accuracy(losses(KEPT, LOST), BreakingPoint(201.4, 140.2, 300.0, (128, 256))) == (
+            "Under the base rate the accuracy falls below the threshold at 201 (95 % interval 140–300), between 128 "
+            "(75.5 ± 0.2 %) and 256 (73.1 ± 0.3 %)."
+        )
+
+    def test_an_open_end(self):
+        said = accuracy(losses(KEPT, LOST), BreakingPoint(201.4, 140.2, None, (128, 256)))
+        assert "at 201 (95 % interval ≥ 140), between 128" in said
+
+    def test_a_single_seed_has_no_interval(self):
+        single = [(size, mean, math.nan, 1, 0) for size, mean, *_ in (KEPT, LOST)]
+        assert accuracy(losses(*single), BreakingPoint(201.4, between=(128, 256))) == (
+            "Under the base rate the accuracy falls below the threshold at 201, between 128 (75.5 %) and 256 (73.1 %)."
+        )
+
+    @pytest.mark.parametrize("finished", [0, 1])
+    def test_it_ends_where_runs_diverge(self, finished):
+        table = losses(KEPT, (256, 0.76 if finished else None, math.nan, finished, 3 - finished))
+        said = accuracy(table, BreakingPoint(201.4, 140.2, 256.0, (128, 256)))
+        assert said.endswith(f"between 128 (75.5 ± 0.2 %) and 256 ({3 - finished} of 3 runs diverge).")
+
+    def test_it_keeps_the_accuracy_throughout(self):
+        assert accuracy(losses(KEPT), BreakingPoint(None, 99.6, None, (128, None))) == (
+            "The base rate keeps the accuracy up to 128, the largest recorded (75.5 ± 0.2 % against a threshold of "
+            "75.0 %); the 95 % interval of its breaking point begins at 99.6."
+        )
+        assert accuracy(losses(KEPT), BreakingPoint(None, between=(128, None))).endswith("a threshold of 75.0 %).")
+
+    def test_it_loses_the_accuracy_from_the_beginning(self):
+        assert accuracy(losses(LOST), BreakingPoint(None, None, 256.0, (None, 256))) == (
+            "Already at 256, the smallest recorded, the base rate loses 2.9 points (73.1 ± 0.3 % against 76.0 %; 95 % "
+            "interval 1.9 to 3.9)."
+        )
+
+    @pytest.mark.parametrize(("finished", "fails"), [(0, "diverges"), (2, "diverges in 1 of 3 runs")])
+    def test_it_diverges_from_the_beginning(self, finished, fails):
+        table = losses((256, 0.76 if finished else None, math.nan, finished, 3 - finished))
+        said = accuracy(table, BreakingPoint(None, None, 256.0, (None, 256)))
+        assert said == f"Already at 256, the smallest recorded, the base rate {fails}."
+
+    def test_without_a_threshold(self):
+        assert accuracy(losses(LOST, KEPT), BreakingPoint(None), None) == (
+            "The base rate reaches 75.5 ± 0.2 % at 128; without a reference nothing says whether that is enough."
+        )
+        assert accuracy(losses((256, None, math.nan, 0, 3)), BreakingPoint(None), None) == (
+            "Every run of the base rate diverges."
+        )
+
+    @pytest.mark.parametrize("threshold", [THRESHOLD, None])
+    def test_without_a_run(self, threshold):
+        assert accuracy(losses(), BreakingPoint(None), threshold) == "No run of the base rate is finished."
+
+
+LARGEST = 1024
+BEYOND = (None, 600.0, None, (LARGEST, None))  # the curve may fall below the threshold beyond the records
+OPEN = (None, None, None, (LARGEST, None))
+FAILS = (None, None, 128.0, (None, 128))
 
 
 def compared(*points: tuple | None, has_threshold: bool = True) -> list[str]:
-    """What is said of the modes of the study, each with (batch size, low, high); None: it has no finished run."""
-    losses = pd.DataFrame({"batch_size": [128]})
-    of_modes = {}
+    """What is said of the modes of the study, each with (estimate, low, high); None: it has no finished run."""
+    table, of_modes = losses(KEPT), {}
     for mode, point in zip((BASE, SCALED, WARM), points, strict=False):
-        found = BreakingPoint(*(point or (None, None, None)), (), ())
-        of_modes[mode.name] = ModeFindings(
-            mode, losses if point else losses.iloc[:0], losses, {"accuracy": found}, None, losses, None
-        )
-    threshold = Threshold(0.75, 0.76, 8, 0.01, (0.76,)) if has_threshold else None
+        found = BreakingPoint(*(point or (None,)))
+        of_modes[mode.name] = findings_of(mode, table if point else table.iloc[:0], accuracy=found)
+    threshold = THRESHOLD if has_threshold else None
     return sentences.comparison(dataclasses.replace(FOUND, modes=of_modes, threshold=threshold))
 
 
 class TestComparison:
     def test_rules_with_overlapping_intervals_are_not_told_apart(self):
-        assert compared((128, 128, 512), (256, 256, 1024)) == [
-            "The accuracy is kept up to 128 (95 % interval 128–512) by the base rate and up to 256 (95 % interval "
-            "256–1024) by the linear rule without warm-up; these intervals overlap, so the records do not tell which "
+        assert compared((140.4, 128.2, 512.0), (256.0, 90.5, 1024.0)) == [
+            "The accuracy is kept up to 140 (95 % interval 128–512) by the base rate and up to 256 (95 % interval "
+            "90.5–1024) by the linear rule without warm-up; these intervals overlap, so the records do not tell which "
             "goes further."
         ]
 
@@ -238,7 +428,7 @@ class TestComparison:
         assert "these intervals overlap" in said
 
     def test_rules_with_disjoint_intervals_are_ranked(self):
-        assert compared((128, 128, 128), (512, 256, 512)) == [
+        assert compared((128, 100, 128), (512, 128.1, 600)) == [
             "The linear rule without warm-up goes further than the base rate."
         ]
         assert compared((512, 256, 512), (128, 128, 128), (64, 64, 128)) == [
@@ -248,6 +438,15 @@ class TestComparison:
     def test_intervals_that_touch_are_not_disjoint(self):
         (said,) = compared((128, 128, 256), (512, 256, 512))
         assert "these intervals overlap" in said
+
+    def test_one_that_keeps_it_to_the_end_of_its_records(self):
+        """Its interval is open above, and begins where it surely keeps the accuracy."""
+        assert compared((256, 128, 512), BEYOND) == ["The linear rule without warm-up goes further than the base rate."]
+        (said,) = compared((256, 128, 601), BEYOND)
+        assert "up to 1024, the largest recorded" in said
+        assert said.endswith("these intervals overlap, so the records do not tell which goes further.")
+        (said,) = compared((256, 128, 512), OPEN)
+        assert said.endswith("some have no interval, so the records do not tell which goes further.")
 
     def test_some_level_and_some_behind(self):
         first, second = compared((64, 64, 64), (256, 128, 512), (512, 256, 1024))
@@ -281,15 +480,16 @@ class TestComparison:
         assert "overlap" not in said
 
     def test_no_rule_keeps_the_accuracy(self):
-        assert compared((None, None, 128), (None, None, None)) == [
-            "No recorded rule keeps the accuracy of the small minibatches at any larger batch size."
-        ]
+        assert compared(FAILS, FAILS) == ["No recorded rule keeps the accuracy at any larger batch size."]
 
     def test_one_rule_keeps_it(self):
-        assert compared((None, None, None), (256, 256, 512)) == [
-            "The linear rule without warm-up keeps the accuracy up to 256 (95 % interval 256–512).",
+        assert compared(FAILS, (256, 240.7, 512)) == [
+            "The linear rule without warm-up keeps the accuracy up to 256 (95 % interval 241–512).",
             "No batch size recorded for the base rate keeps it.",
         ]
+        assert compared(FAILS, OPEN)[0] == (
+            "The linear rule without warm-up keeps the accuracy up to 1024, the largest recorded."
+        )
 
     def test_nothing_to_compare(self):
         assert compared() == []
@@ -298,6 +498,49 @@ class TestComparison:
         assert compared(None, (256, 256, 512)) == [
             "The linear rule without warm-up keeps the accuracy up to 256 (95 % interval 256–512)."
         ]
+
+
+POINTS = [(300.4, 200.6, 500.2, (256, 512)), (300.4, None, None, (256, 512)), BEYOND, OPEN, FAILS, (None,), None]
+
+
+@pytest.mark.parametrize("points", [*itertools.product(POINTS, repeat=2)])
+def test_no_number_is_made_up_and_none_is_missing(points):
+    """Whatever is known of two rules: every number is one of theirs, and "up to" is followed by one."""
+    known = {"95"}
+    for point in filter(None, points):
+        known |= {words.number(end) for end in point[:3] if end is not None}
+        known |= {str(size) for size in (point[3] if len(point) > 3 else ()) if size is not None}
+    said = compared(*points)
+    for currency in CURRENCIES:
+        of_modes = {
+            mode.name: findings_of(mode, losses(KEPT), **{currency: BreakingPoint(*point)})
+            for mode, point in zip((BASE, SCALED), points, strict=True)
+            if point
+        }
+        found = dataclasses.replace(FOUND, modes=of_modes, threshold=THRESHOLD)
+        said += [*sentences.breaking_points(found), *sentences.smallest(found)]
+    for sentence in said:
+        assert sentence.endswith(".")
+        assert set(re.findall(r"\d+(?:\.\d+)?", sentence)) <= known, sentence
+        assert not re.search(r"up to (?!\d)", sentence), sentence
+        assert "–" not in sentence.replace("201–500", "")  # no dash for what is undetermined
+
+
+def test_breaking_points_side_by_side():
+    of_base = findings_of(
+        BASE, losses(KEPT), accuracy=BreakingPoint(28.2, 12.8, 109.0, (16, 32)), time=BreakingPoint(*OPEN)
+    )
+    of_scaled = findings_of(SCALED, losses(KEPT), updates=BreakingPoint(None, None, 40.0))
+    found = dataclasses.replace(FOUND, modes={BASE.name: of_base, SCALED.name: of_scaled}, threshold=THRESHOLD)
+    assert sentences.breaking_points(found) == [
+        "Under the base rate larger minibatches keep the accuracy up to 28.2 (95 % interval 12.8–109) and shorten the "
+        "time to target by a tenth or more up to 1024, the largest recorded; the records determine no breaking point "
+        "in updates.",
+        "Under the linear rule without warm-up the records determine no breaking point in accuracy, updates or time.",
+    ]
+    assert sentences.smallest(found) == [
+        "The smallest known breaking point of each rule is 28.2 for the base rate (in accuracy)."
+    ]
 
 
 def test_frontier_in_words():

@@ -8,6 +8,7 @@ Pure functions on the frames of `tables.to_target`.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,9 +98,7 @@ def critical_batch_size(runs: pd.DataFrame, confidence: float = 0.95) -> Critica
         return CriticalBatchSize(reasons=(reason,), **nothing, **facts)
 
     likelihood = _Likelihood(sizes, np.log(updates), censored)
-    t = stats.t.ppf(0.5 + confidence / 2, exact - 2)
-    cutoff = exact / 2 * math.log1p(t**2 / (exact - 2))
-    best, low, high = _profile_interval(likelihood, cutoff)
+    best, low, high = _profile_interval(likelihood, lambda c: _cutoff(likelihood, c, confidence))
     mid, log_scatter, _ = likelihood.parameters(best)
     known = {
         "low": None if low is None else math.exp(low),
@@ -107,7 +106,9 @@ def critical_batch_size(runs: pd.DataFrame, confidence: float = 0.95) -> Critica
         "scatter": math.exp(log_scatter),
     }
     if low is None or high is None:
-        return CriticalBatchSize(reasons=(_why_open(known, reached),), **nothing | known, **facts)
+        exactly = censored == "no"
+        slope = float(np.polyfit(np.log(sizes[exactly]), np.log(updates[exactly]), 1)[0])
+        return CriticalBatchSize(reasons=(_why_open(known, reached, slope),), **nothing | known, **facts)
     critical = math.exp(best)
     steps_min = math.exp(mid) / (1 + critical / likelihood.mid_size)
     absolute = {} if relative else {"steps_min": steps_min, "examples_min": steps_min * critical}
@@ -116,8 +117,19 @@ def critical_batch_size(runs: pd.DataFrame, confidence: float = 0.95) -> Critica
     return CriticalBatchSize(reasons=reasons, **nothing | known | absolute | {"estimate": critical}, **facts)
 
 
-def _why_open(known: dict, reached: tuple[int, ...]) -> Reason:
-    sizes = {"first": reached[0], "last": reached[-1]}
+def _cutoff(likelihood: "_Likelihood", best: float, confidence: float) -> float:
+    """By how much the profile log-likelihood may fall, at the estimated share of the deviations over batch sizes."""
+    sizes, runs = int((likelihood.count > 0).sum()), int(likelihood.count.sum())
+    _, _, logit_share = likelihood.parameters(best)
+    share = special.expit(logit_share) if likelihood.repeated else 1.0
+    of_mean = share / (share + (1 - share) * sizes / runs)  # share of τ² in the variance τ² + σ²/n of a mean of n runs
+    freedom = sizes - 2 + (runs - sizes) * (1 - of_mean)
+    t = stats.t.ppf(0.5 + confidence / 2, freedom)
+    return (freedom + 2) / 2 * math.log1p(t**2 / freedom)
+
+
+def _why_open(known: dict, reached: tuple[int, ...], slope: float) -> Reason:
+    sizes = {"first": reached[0], "last": reached[-1], "slope": slope, "sizes": len(reached)}
     if known["low"] is None and known["high"] is None:
         return Reason.of("varies too much", **sizes)
     if known["high"] is None:
@@ -206,8 +218,10 @@ class _Likelihood:
         return float(value)
 
 
-def _profile_interval(likelihood: _Likelihood, cutoff: float) -> tuple[float, float | None, float | None]:
-    """log B_crit at the maximum and where the profile falls `cutoff` below it; None on a side where it never does."""
+def _profile_interval(
+    likelihood: _Likelihood, cutoff: Callable[[float], float]
+) -> tuple[float, float | None, float | None]:
+    """log B_crit at the maximum and where the profile falls by its `cutoff`; None on a side where it never does."""
     first, last = math.log(likelihood.sizes[0]), math.log(likelihood.sizes[-1])
     inside = np.arange(first - 4, last + 5)
     grid = np.concatenate([[first - _FAR], inside, [last + _FAR]])
@@ -216,7 +230,7 @@ def _profile_interval(likelihood: _Likelihood, cutoff: float) -> tuple[float, fl
     around = grid[max(top - 1, 1)], grid[min(top + 1, len(grid) - 2)]
     refined = optimize.minimize_scalar(lambda c: -likelihood(c), bounds=around, method="bounded")
     best = float(refined.x) if -refined.fun > values[top] else float(grid[top])
-    level = max(likelihood(best), values.max()) - cutoff
+    level = max(likelihood(best), values.max()) - cutoff(best)
     if likelihood(best) < level:  # the updates fall faster than 1/B, or grow: no curve between the two fits as well
         best = float(grid[values.argmax()])
 

@@ -8,26 +8,24 @@ Pure functions: no files, no clock.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from batchscale.analysis import tables
-from batchscale.analysis.breaking_point import (
-    BreakingPoint,
-    accuracy_losses,
-    in_accuracy,
-    in_time,
-    in_updates,
-)
+from batchscale.analysis import threshold as thresholds
+from batchscale.analysis.accuracies import accuracies
+from batchscale.analysis.breaking_point import BreakingPoint, in_accuracy, in_time, in_updates, losses
 from batchscale.analysis.critical_batch_size import CriticalBatchSize, critical_batch_size
 from batchscale.analysis.reasons import Reason
-from batchscale.analysis.statistics import at_least, censored_median
-from batchscale.analysis.threshold import Threshold, threshold
-from batchscale.analysis.words import MOST
+from batchscale.analysis.statistics import at_least, censored_median, first_best
+from batchscale.analysis.tables import Beginning
+from batchscale.analysis.threshold import Threshold
+from batchscale.analysis.words import MOST, listed
+from batchscale.errors import UserError
 from batchscale.experiment import CLASSES
-from batchscale.modes import MODES, Mode, comparisons
+from batchscale.modes import MODES, REFERENCE, Mode, comparisons
 from batchscale.records.study import AGREEING, MADE_OF, Study
 
 
@@ -68,14 +66,19 @@ class ToTarget:
         runs: rows of `tables.to_target`, of all modes.
         curves: by name of a compared mode, the rows of its curve, see `tables.curve`.
         critical: by name, the fit to its curve.
+        in_updates, in_time: by name, the breaking points.
         noise_scales: by name, over the epochs of its curve that end below the target; None where none was measured.
+        reason: why this target; None where it was asked for.
     """
 
     target: float | None
     runs: pd.DataFrame
     curves: dict[str, pd.DataFrame]
     critical: dict[str, CriticalBatchSize]
+    in_updates: dict[str, BreakingPoint]
+    in_time: dict[str, BreakingPoint]
     noise_scales: dict[str, NoiseScale | None]
+    reason: Reason | None = None
 
     @property
     def drawn(self) -> pd.DataFrame:
@@ -94,7 +97,9 @@ class ModeFindings:
     """What the records say about one compared mode.
 
     Attributes:
-        losses: final accuracy and loss by batch size, see `breaking_point.accuracy_losses`.
+        beginning: which runs of the reference its curves begin with.
+        losses: final accuracy and loss by batch size of its curve, see `breaking_point.losses`.
+        smaller: the same, of the batch sizes below the one at which the curve begins.
         curve: rows of `tables.to_target`.
         breaking_points: by currency: accuracy, updates, time.
         critical: the fit to the curve.
@@ -103,7 +108,9 @@ class ModeFindings:
     """
 
     mode: Mode
+    beginning: Beginning
     losses: pd.DataFrame
+    smaller: pd.DataFrame
     curve: pd.DataFrame
     breaking_points: dict[str, BreakingPoint]
     critical: CriticalBatchSize
@@ -129,27 +136,39 @@ class Findings:
     Attributes:
         study: the runs that were analysed; their settings agree.
         finals: the last row of every finished run, see `tables.final`.
-        threshold: None where the reference has no finished run.
-        to_target: updates and time to the target, which is the threshold unless another was asked for.
-        modes: by name, without the reference.
-        effects: of scaling and of warm-up.
+        cells: final accuracy by mode and batch size, see `accuracies.accuracies`.
+        threshold: None where the reference has no finished run, and no accuracy was given.
+        to_target: updates and time to the target: the one asked for, or one that the records can answer.
+        to_threshold: the same, to the threshold; None without one.
+        modes: by name, those compared with the reference.
+        effects: of what one mode has and another lacks.
         frontier: rows of `tables.frontier`, without what has hardly more than the accuracy of guessing.
+        final_epochs: epochs over which the final accuracy is a mean.
         remarks: what was left out, and why.
     """
 
     study: Study
     finals: pd.DataFrame
+    cells: pd.DataFrame
     threshold: Threshold | None
     to_target: ToTarget
+    to_threshold: ToTarget | None
     modes: dict[str, ModeFindings]
     effects: tuple[Effect, ...]
     frontier: pd.DataFrame
+    final_epochs: int
     remarks: tuple[Reason, ...]
 
     @property
     def target(self) -> float | None:
         """Accuracy that updates and time are counted to, 0-1."""
         return self.to_target.target
+
+    def finals_of(self, name: str) -> pd.DataFrame:
+        """Rows of `finals` on the curve of a mode, from the reference on; of the reference itself, its own."""
+        if name not in self.modes:
+            return self.finals[self.finals["experiment"] == name]
+        return tables.curve(self.finals, self.modes[name].mode, self.modes[name].beginning)
 
     @property
     def pareto(self) -> pd.DataFrame:
@@ -162,7 +181,16 @@ class Findings:
         return sorted(map(int, self.study.runs["batch_size"].unique()))
 
 
-def analyse(study: Study, *, tolerance: float = 0.01, target: float | None = None, of: str = "best") -> Findings:
+def analyse(
+    study: Study,
+    *,
+    reference: Collection[str] = (),
+    threshold: str | float = "best",
+    tolerance: float = 0.01,
+    target: float | None = None,
+    final_epochs: int = 1,
+    compare: Collection[tuple[str, str]] = (),
+) -> Findings:
     """Threshold, breaking points, critical batch sizes, effects and frontier of a study.
 
     Only runs whose settings agree can be compared: of the study's `groups` the largest is analysed, and the remarks
@@ -170,78 +198,220 @@ def analyse(study: Study, *, tolerance: float = 0.01, target: float | None = Non
 
     Args:
         study: possibly without runs.
-        tolerance, of: of the threshold, see `threshold.threshold`.
-        target: accuracy, 0-1, that updates and time are counted to; None: the threshold.
+        reference: names of the modes whose accuracy is to be kept. By default `baseline_small`; where it is not
+            recorded, the mode that alone has the smallest batch size.
+        threshold: accuracy to keep: "best" or "mean" of the reference's batch sizes, or a number, see
+            `threshold.threshold`.
+        tolerance: absolute loss of accuracy, 0-1, that still counts as keeping it.
+        target: accuracy, 0-1, that updates and time are counted to; None: the highest that the records can answer, see
+            `answerable_target`.
+        final_epochs: m; the final accuracy is the mean over the last m recorded epochs.
+        compare: pairs of names whose difference is wanted; by default those of `modes.comparisons`.
+
+    Raises:
+        UserError: a name is not recorded, or a number is out of range; the message says what there is.
     """
+    if final_epochs < 1:
+        raise UserError(f"final_epochs is {final_epochs}; it must be at least 1")
     group, *others = study.groups()
+    _require_recorded(group, [*reference, *(name for pair in compare for name in pair)])
     timed = group.timed()
-    finals, found = tables.final(timed), threshold(group, tolerance, of)
-    at = to_target(timed, found.accuracy if target is None and found is not None else target)
-    noise = tables.noise_scales(group.epochs)
-    compared = {name: mode for name, mode in group.modes.items() if mode.role == "compared"}
+    finals = tables.final(timed, final_epochs)
+    cells = accuracies(finals, group.diverged)
+    names, why = _reference(group, reference)
+    found = thresholds.threshold(finals, cells, names, tolerance, threshold)
+    curves = {name: beginning(mode, group, cells, found, names) for name, mode in _compared(group, names).items()}
+    chosen, reason = (target, None) if target is not None else answerable_target(timed, curves, found)
+    at = to_target(timed, chosen, curves, reason)
+    to_threshold = at if found is None or at.target == found.accuracy else to_target(timed, found.accuracy, curves)
+    pairs = [(group.modes[ours], group.modes[theirs]) for ours, theirs in compare]
     return Findings(
         study=group,
         finals=finals,
+        cells=cells,
         threshold=found,
         to_target=at,
-        modes={name: _mode(mode, group, finals, noise, found, at) for name, mode in compared.items()},
-        effects=tuple(_effect(mode, other, finals) for mode, other in comparisons(group.modes)),
+        to_threshold=None if found is None else to_threshold,
+        modes={name: _mode(group.modes[name], group, finals, cells, found, at, curves[name]) for name in curves},
+        effects=tuple(_effect(mode, other, finals) for mode, other in pairs or _comparisons(group)),
         frontier=tables.frontier(finals, _guessing(group)),
-        remarks=(*_excluded(group, others), *_remarks(group, timed, finals, found, target)),
+        final_epochs=final_epochs,
+        remarks=(*_excluded(group, others), *why, *_remarks(group, timed, finals, cells, found, at)),
     )
 
 
-def to_target(study: Study, target: float | None) -> ToTarget:
-    """Updates and time until an accuracy, with the fit of every compared mode.
+def _require_recorded(study: Study, names: Collection[str]) -> None:
+    unknown = [name for name in names if name not in study.modes]
+    if unknown:
+        there = listed(study.modes) if study.modes else "no run at all"
+        raise UserError(f"there is no run of {unknown[0]} in {study.folder or 'these records'}; there is {there}")
+
+
+def _reference(study: Study, asked: Collection[str]) -> tuple[tuple[str, ...], list[Reason]]:
+    """Names of the modes whose accuracy is to be kept, and what has to be said about their choice."""
+    if asked:
+        return tuple(dict.fromkeys(asked)), []
+    if REFERENCE.name in study.modes or study.runs.empty:
+        return (REFERENCE.name,), []
+    smallest = study.runs["batch_size"].min()
+    holders = set(study.runs.loc[study.runs["batch_size"] == smallest, "experiment"])
+    if len(holders) > 1:
+        return (), []
+    return tuple(holders), [Reason.of("reference chosen", name=next(iter(holders)), size=int(smallest))]
+
+
+def _compared(study: Study, reference: Collection[str]) -> dict[str, Mode]:
+    """The modes that get a verdict: all but the study's own reference, and references of a single batch size."""
+    sizes = study.runs.groupby("experiment")["batch_size"].nunique()
+    return {
+        name: mode
+        for name, mode in study.modes.items()
+        if mode.role == "compared" and not (name in reference and sizes[name] == 1)
+    }
+
+
+def beginning(
+    mode: Mode, study: Study, cells: pd.DataFrame, found: Threshold | None, reference: Collection[str]
+) -> Beginning:
+    """Where the curve of a mode begins: at the best batch size of the reference that belongs to it.
+
+    At B ≤ B_ref all modes are the same experiment, so that the reference's runs belong to every mode. Above it they
+    belong to a mode of the same rule alone. Where no sidecar names B_ref, it is the best reference batch size.
+    """
+    best = found.from_batch_size if found is not None else None
+    same_rule = all(
+        (study.modes[name].lr_scaling, study.modes[name].warmup) == (mode.lr_scaling, mode.warmup)
+        and mode.lr_scaling is not None
+        for name in reference
+        if name in study.modes
+    )
+    size = study.setting("reference_batch_size")
+    largest = math.inf if same_rule or mode.name in reference else size or best or 0
+    belongs = cells["experiment"].isin(list(reference)) & (cells["batch_size"] <= largest) & (cells["seeds"] > 0)
+    shared = cells[belongs].sort_values("batch_size").set_index("batch_size")["accuracy"]
+    if shared.empty:
+        return Beginning()
+    first = best if best in shared.index else first_best(shared)
+    return Beginning(tuple(reference), largest, float(first))
+
+
+_STEP, _STEPS = 0.01, 30  # of targets that are tried, downwards from the threshold
+_ENOUGH = 4  # batch sizes of a mode: a fit of two parameters then has two degrees of freedom
+
+
+def answerable_target(
+    study: Study, curves: dict[str, Beginning], found: Threshold | None
+) -> tuple[float | None, Reason | None]:
+    """The highest accuracy that runs of enough batch sizes reach in every mode, and why it is that one.
+
+    Enough are four batch sizes all of whose runs reach it after their first recorded epoch, or all of a mode that has
+    fewer. Tried are the threshold, the accuracies one point apart below it, and targets of tables of results. Where
+    none is reached by enough, it is the one that most batch sizes reach in the mode that has fewest.
+    """
+    if found is None and study.goals.empty:
+        return None, None
+    given = sorted(set(study.goals["target"]), reverse=True)
+    steps = [] if found is None else [math.floor(100 * found.accuracy - step) / 100 for step in range(_STEPS)]
+    tried = given or [found.accuracy, *(step for step in steps if _STEP <= step < found.accuracy)]
+    counts = {}
+    for target in tried:
+        runs = tables.to_target(study, target)
+        sizes = {name: _sizes_reaching(runs, study.modes[name], begin) for name, begin in curves.items()}
+        counts[target] = min((reached for reached, _ in sizes.values()), default=0)
+        if sizes and all(reached >= min(_ENOUGH, of) for reached, of in sizes.values()):
+            break
+    target = max(counts, key=lambda each: (min(counts[each], _ENOUGH), each))
+    if found is not None and target == found.accuracy:
+        return target, None
+    return target, Reason.of("answerable", target=target, sizes=counts[target])
+
+
+def _sizes_reaching(runs: pd.DataFrame, mode: Mode, begin: Beginning) -> tuple[int, int]:
+    """Of how many batch sizes all runs reach the target after their first epoch, and the number of batch sizes."""
+    exact = (
+        tables.curve(runs, mode, begin).groupby("batch_size")["censored"].agg(lambda of_size: (of_size == "no").all())
+    )
+    return int(exact.sum()), len(exact)
+
+
+def to_target(
+    study: Study, target: float | None, curves: dict[str, Beginning], reason: Reason | None = None
+) -> ToTarget:
+    """Updates and time until an accuracy, with the fit and the breaking points of every mode that has a curve.
 
     The critical batch size is a property of the way to a target. McCandlish et al. 2018 predict it to be near the
     gradient noise scale on that way, which grows as the loss falls.
     """
     runs = tables.to_target(study, math.inf if target is None else target)
     below = study.epochs if target is None else study.epochs[~at_least(study.epochs["accuracy"], target)]
-    noise = tables.noise_scales(below)
-    modes = [mode for mode in study.modes.values() if mode.role == "compared"]
-    curves = {mode.name: tables.curve(runs, mode) for mode in modes}
-    critical = {name: critical_batch_size(curve) for name, curve in curves.items()}
+    noise, seconds = tables.noise_scales(below), tables.seconds_per_update(study.epochs)
+    rows = {name: tables.curve(runs, study.modes[name], begin) for name, begin in curves.items()}
+    critical = {name: critical_batch_size(curve) for name, curve in rows.items()}
     if target is None:  # nothing was looked for, so nothing was found
         critical = {name: replace(fit, reasons=(Reason.of("no target"),)) for name, fit in critical.items()}
     return ToTarget(
         target=target,
         runs=runs,
-        curves=curves,
+        curves=rows,
         critical=critical,
-        noise_scales={mode.name: NoiseScale.of(tables.curve(noise, mode)) for mode in modes},
+        in_updates={name: in_updates(curve, critical[name]) for name, curve in rows.items()},
+        in_time={name: in_time(curve, seconds, critical[name]) for name, curve in rows.items()},
+        noise_scales={
+            name: NoiseScale.of(tables.curve(noise, study.modes[name], begin)) for name, begin in curves.items()
+        },
+        reason=reason,
     )
 
 
 def _mode(
-    mode: Mode, study: Study, finals: pd.DataFrame, noise: pd.DataFrame, found: Threshold | None, at: ToTarget
+    mode: Mode,
+    study: Study,
+    finals: pd.DataFrame,
+    cells: pd.DataFrame,
+    found: Threshold | None,
+    at: ToTarget,
+    begin: Beginning,
 ) -> ModeFindings:
-    own, failed = finals[finals["experiment"] == mode.name], [run for run in study.diverged if run[0] == mode.name]
-    losses = accuracy_losses(own, found, failed)
-    behind = pd.concat([own[tables.RUN], pd.DataFrame(failed, columns=tables.RUN)] if failed else [own[tables.RUN]])
-    curve, critical = at.curves[mode.name], at.critical[mode.name]
-    time = in_time(curve)
-    points = {
-        "accuracy": in_accuracy(losses, found, [*(found.records if found else ()), *tables.stems(behind)]),
-        "updates": in_updates(curve, critical),
-        "time": time if at.target is not None else BreakingPoint.unknown(Reason.of("no target"), time.records),
-    }
+    whole = losses(tables.curve(cells, mode, replace(begin, first=0)), found)
+    is_smaller = whole["batch_size"] < begin.first
+    rows = whole[~is_smaller].reset_index(drop=True)
+    failed = pd.DataFrame(study.diverged, columns=tables.RUN)
+    behind = tables.curve(pd.concat([finals[tables.RUN], failed]) if len(failed) else finals[tables.RUN], mode, begin)
+    names = dict.fromkeys([*(found.records if found else ()), *tables.stems(behind)])
+    noise = tables.noise_scales(study.epochs[study.epochs["experiment"] == mode.name])
     return ModeFindings(
         mode=mode,
-        losses=losses,
-        curve=curve,
-        breaking_points=points,
-        critical=critical,
-        regimes=tables.local_slopes(curve),
-        noise_scale=NoiseScale.of(noise[noise["experiment"] == mode.name]),
+        beginning=begin,
+        losses=rows,
+        smaller=whole[is_smaller],
+        curve=at.curves[mode.name],
+        breaking_points={
+            "accuracy": in_accuracy(rows, found, names),
+            "updates": at.in_updates[mode.name],
+            "time": at.in_time[mode.name],
+        },
+        critical=at.critical[mode.name],
+        regimes=tables.local_slopes(at.curves[mode.name]),
+        noise_scale=NoiseScale.of(noise),
     )
+
+
+def _comparisons(study: Study) -> list[tuple[Mode, Mode]]:
+    """Pairs of modes by what one has and the other lacks; a mode whose rule is unknown is compared with the first other
+    one that shares a batch size with it."""
+    pairs = comparisons(study.modes)
+    sizes = study.runs.groupby("experiment")["batch_size"].agg(set)
+    for mode in study.modes.values():
+        if mode.lr_scaling is None and not any(mode in pair for pair in pairs):
+            others = [each for each in study.modes.values() if each != mode and sizes[each.name] & sizes[mode.name]]
+            pairs += [(mode, other) for other in others[:1]]
+    return pairs
 
 
 def _effect(mode: Mode, other: Mode, finals: pd.DataFrame) -> Effect:
     differences = tables.paired_differences(finals, mode.name, other.name)
     reason = None if len(differences) else Reason.of("no common size", ours=mode.name, theirs=other.name)
-    return Effect(mode.effect, mode, other, differences, reason)
+    return Effect(mode.effect or mode.label, mode, other, differences, reason)
 
 
 def _excluded(group: Study, others: Sequence[Study]) -> list[Reason]:
@@ -273,21 +443,57 @@ def _differing(there: dict, here: dict) -> tuple[tuple, ...]:
 
 
 def _remarks(
-    study: Study, timed: Study, finals: pd.DataFrame, found: Threshold | None, target: float | None
+    study: Study, timed: Study, finals: pd.DataFrame, cells: pd.DataFrame, found: Threshold | None, at: ToTarget
 ) -> list[Reason]:
+    elsewhere = [Reason.of("elsewhere", folders=tuple(study.elsewhere.items()))] if study.elsewhere else []
     if study.runs.empty:
-        return [Reason.of("no records")]
+        return [Reason.of("no records"), *elsewhere]
     remarks = []
     absent = [name for name in MODES if name not in study.modes]
-    if absent:
+    if absent and set(study.modes) & set(MODES):
         remarks.append(Reason.of("no records of", names=absent))
     if found is None:
         remarks.append(Reason.of("no threshold"))
-        if target is None:
+        if at.target is None:
             remarks.append(Reason.of("target needed"))
+    remarks += _smaller(cells, found)
+    remarks += _failed(study)
+    lengths = tables.planned_epochs(study).dropna()
+    for name, of_mode in lengths.groupby("experiment"):
+        if of_mode.nunique() > 1:
+            by_size = tuple((int(size), float(length)) for (_, size), length in of_mode.items())
+            remarks.append(Reason.of("lengths differ within", name=name, lengths=by_size))
+    by_mode = {name: int(of_mode.max()) for name, of_mode in lengths.groupby("experiment")}
+    if len(set(by_mode.values())) > 1:
+        remarks.append(Reason.of("lengths differ", lengths=tuple(by_mode.items())))
+    alone = finals.groupby(["experiment", "batch_size"])["seed"].count() == 1
+    if alone.any():
+        remarks.append(Reason.of("seeds missing", single=int(alone.sum()), sizes=len(alone)))
+    remarks += _columns_missing(study)
+    if timed is not study:
+        usual = study.devices.most_common(1)[0][1]
+        remarks.append(Reason.of("times of others", runs=study.devices.total() - usual))
+    if _is_quantised(study, at):
+        remarks.append(Reason.of("quantised"))
+    return remarks + elsewhere
+
+
+def _smaller(cells: pd.DataFrame, found: Threshold | None) -> list[Reason]:
+    """Reference batch sizes below the best one that lose more than the tolerance: no curve begins with them."""
+    if found is None or found.from_batch_size is None:
+        return []
+    below = cells["experiment"].isin(found.reference) & (cells["batch_size"] < found.from_batch_size)
+    lost = cells[below & ~at_least(cells["accuracy"], found.accuracy)]
+    sizes = sorted(set(map(int, lost["batch_size"])))
+    return [Reason.of("smaller is worse", sizes=sizes, best=found.from_batch_size)] if sizes else []
+
+
+def _failed(study: Study) -> list[Reason]:
+    """Runs that diverged, and runs that ended early."""
+    remarks = []
     diverged = [f"{name} B={size} seed {seed}" for name, size, seed in sorted(study.diverged)]
     ended = {
-        f"{run.experiment} B={run.batch_size} seed {run.seed}": int(run.epoch)
+        f"{run.experiment} B={run.batch_size} seed {run.seed}": run.epoch
         for run in tables.unfinished(study).itertuples()
     }
     if len(diverged) > MOST:
@@ -297,19 +503,34 @@ def _remarks(
     if len(ended) > MOST:
         remarks.append(Reason.of("runs ended", named=list(ended)))
     else:
-        remarks += [Reason.of("run ended", run=run, epoch=epoch) for run, epoch in ended.items()]
-    lengths = {name: int(epoch) for name, epoch in finals.groupby("experiment")["epoch"].first().items()}
-    if len(set(lengths.values())) > 1:
-        remarks.append(Reason.of("lengths differ", lengths=tuple(lengths.items())))
-    alone = finals.groupby(["experiment", "batch_size"])["seed"].count() == 1
-    if alone.any():
-        remarks.append(Reason.of("seeds missing", single=int(alone.sum()), sizes=len(alone)))
-    if study.epochs["updates"].isna().any():
-        remarks.append(Reason.of("updates missing"))
-    if timed is not study:
-        usual = study.devices.most_common(1)[0][1]
-        remarks.append(Reason.of("times of others", runs=study.devices.total() - usual))
+        remarks += [Reason.of("run ended", run=run, epoch=float(epoch)) for run, epoch in ended.items()]
     return remarks
+
+
+def _columns_missing(study: Study) -> list[Reason]:
+    """Columns that the records lack, and what cannot be said without them; each once."""
+    by_run = study.epochs.groupby(tables.RUN)[["generalization_error", "running_time", "updates"]].count() == 0
+    counts = {column: int(missing) for column, missing in by_run.sum().items() if missing}
+    remarks = []
+    if "updates" in counts:
+        remarks.append(Reason.of("updates missing"))
+    for column in ("generalization_error", "running_time"):
+        if column in counts:
+            remarks.append(Reason.of("column missing", column=column, runs=counts[column], of=len(by_run)))
+    return remarks
+
+
+def _is_quantised(study: Study, at: ToTarget) -> bool:
+    """Whether most runs reach the target in the epoch after their learning rate fell to a half or less."""
+    if at.target is None:
+        return False
+    epochs = study.epochs
+    is_first = at_least(epochs["accuracy"], at.target)
+    is_first &= is_first.groupby([epochs[key] for key in tables.RUN]).cumsum() == 1
+    before = epochs.groupby(tables.RUN)["learning_rate"].shift()
+    reached = epochs[is_first]
+    stepped = reached["learning_rate"] <= before[reached.index] / 2
+    return len(reached) > 0 and bool(stepped.mean() > 0.5)
 
 
 def _guessing(study: Study) -> float:

@@ -4,9 +4,10 @@ import math
 from dataclasses import asdict
 
 import numpy as np
+import pandas as pd
 
 from batchscale.analysis import tables
-from batchscale.analysis.breaking_point import CURRENCIES
+from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
 from batchscale.analysis.critical_batch_size import CriticalBatchSize
 from batchscale.analysis.findings import Effect, Findings, ModeFindings, NoiseScale
 from batchscale.analysis.projection import Projection, Scaling
@@ -28,6 +29,8 @@ def json_object(found: Findings) -> dict:
             "settings": {field: found.study.setting(field) for field in AGREEING},
             "threshold": None if found.threshold is None else _threshold(found.threshold),
             "target": found.target,
+            "target_reason": found.to_target.reason,
+            "final_epochs": found.final_epochs,
             "modes": {name: _mode(mode, found) for name, mode in found.modes.items()},
             "effects": [_effect(effect) for effect in found.effects],
             "frontier": rows,
@@ -87,28 +90,41 @@ def plain(value):
 
 
 def _threshold(found: Threshold) -> dict:
-    values = asdict(found) | {"seeds": found.seeds, "standard_deviation": found.standard_deviation}
-    del values["by_seed"]
+    names = ("accuracy", "best", "tolerance", "from_batch_size", "mean", "optimism", "standard_deviation", "seeds")
     low, high = found.interval
-    reason = None if found.seeds > 1 else Reason.of("one seed")
-    return values | {"low": low, "high": high, "reason": reason}
+    reason = None if found.error >= 0 else Reason.of("one seed")
+    one = found.reference[0] if len(found.reference) == 1 else list(found.reference) or None
+    return {name: getattr(found, name) for name in names} | {
+        "reference": one,
+        "low": low,
+        "high": high,
+        "reason": reason,
+        "records": found.records,
+    }
 
 
 def _mode(mode: ModeFindings, found: Findings) -> dict:
-    points = mode.breaking_points
+    name, at = mode.mode.name, found.to_threshold
     return {
-        "breaking_point": {currency: points[currency].batch_size for currency in CURRENCIES}
-        | {
-            "intervals": {currency: points[currency].interval for currency in CURRENCIES},
-            "reasons": {currency: together(points[currency].reasons) for currency in CURRENCIES},
-            "records": {currency: points[currency].records for currency in CURRENCIES},
-        },
+        "breaking_point": {currency: _point(mode.breaking_points[currency]) for currency in CURRENCIES},
         "critical_batch_size": _critical(mode.critical),
+        "at_threshold": None
+        if at is None
+        else {
+            "updates": _point(at.in_updates[name]),
+            "time": _point(at.in_time[name]),
+            "critical_batch_size": _critical(at.critical[name]),
+        },
         "batch_sizes": _batch_sizes(mode, found),
         "regimes": mode.regimes.to_dict("records"),
         "noise_scale": _noise_scale(mode.noise_scale),
         "sentence": accuracy(mode, found.threshold),
     }
+
+
+def _point(point: BreakingPoint) -> dict:
+    values = {name: getattr(point, name) for name in ("estimate", "low", "high", "between")}
+    return values | {"reason": together(point.reasons), "records": point.records}
 
 
 def _critical(fit: CriticalBatchSize) -> dict:
@@ -126,16 +142,12 @@ def _noise_scale(noise: NoiseScale | None) -> dict | None:
 
 
 def _batch_sizes(mode: ModeFindings, found: Findings) -> list[dict]:
-    rows = []
-    losses = mode.losses.set_index("batch_size").to_dict("index")
-    empty = dict.fromkeys(mode.losses.columns[1:]) | {"seeds": 0, "diverged": 0}
-    runs = found.to_target.runs
-    for means in tables.means_to_target(runs[runs["experiment"] == mode.mode.name]).to_dict("records"):
-        size = means["batch_size"]
-        to_target = {f"{name}_to_target": means[name] for name in tables.AMOUNTS}
-        counts = {name: means[name] for name in ("runs", "reached")}
-        rows.append({"batch_size": size, **losses.get(size, empty), **counts, **to_target})
-    return rows
+    """One row per batch size of the mode's curve, the smaller ones included."""
+    accuracies = pd.concat([mode.smaller, mode.losses]).drop(columns=["experiment", "freedom"])
+    curve = mode.curve.assign(experiment=mode.mode.name)
+    means = tables.means_to_target(curve).drop(columns="experiment")
+    means = means.rename(columns={name: f"{name}_to_target" for name in tables.AMOUNTS})
+    return accuracies.merge(means, on="batch_size", how="outer").sort_values("batch_size").to_dict("records")
 
 
 def _effect(effect: Effect) -> dict:

@@ -3,6 +3,7 @@
     figure, ax = plt.subplots()
     against_batch_size(ax, found, "accuracy")        # found: of `findings.analyse`
     threshold_line(ax, found.threshold)
+    crossings(ax, found)
     label_lines(ax)
 
 Each mode has one colour throughout, from a palette that colour-blind readers can tell apart (Okabe & Ito 2008), and one
@@ -13,6 +14,7 @@ say so.
 import math
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,19 +24,19 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
 from batchscale.analysis.critical_batch_size import steps_to_target
 from batchscale.analysis.findings import Effect, Findings, ToTarget
 from batchscale.analysis.projection import ModeProjection
 from batchscale.analysis.reasons import together
 from batchscale.analysis.tables import over_seeds
 from batchscale.analysis.threshold import Threshold
-from batchscale.analysis.words import MOST, spread
+from batchscale.analysis.words import MOST, number, spread, verdict_size
 from batchscale.modes import MODES, Mode
 
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_MARKERS = ("o", "s", "p", "D", "h", "P", "*")  # triangles and crosses mark runs that missed the target
 _DASHES = ("-", "--", "-.", ":")  # of interconnects
-_CURRENCY_MARKERS = {"accuracy": "o", "updates": "s", "time": "^"}
 COLUMN_LABELS = {
     "accuracy": "test accuracy",
     "updates": "updates to target",
@@ -57,22 +59,79 @@ def mode_style(name: str, names: Iterable[str] = ()) -> dict:
 
 def against_batch_size(ax: Axes, found: Findings, column: str, names: Collection[str] | None = None) -> None:
     """A column at the end of training against batch size: one line per mode through the means over the seeds, with
-    their range as a band.
+    their range as a band. Lines begin with the runs of the reference that belong to them.
 
     `names` are the modes to draw; None draws all.
     """
-    finals = found.finals if names is None else found.finals[found.finals["experiment"].isin(names)]
-    if finals.empty:
-        _nothing(ax, "no finished runs")
-    for name, mode in found.study.modes.items():
-        table = over_seeds(finals[finals["experiment"] == name], column)
-        if table.empty:
+    drawn, sizes = [name for name in found.study.modes if names is None or name in names], []
+    for name in drawn:
+        finals = found.finals_of(name).dropna(subset=column)
+        table = over_seeds(finals.assign(experiment=name), column)
+        sizes += table["batch_size"].tolist()
+        if table.empty or not (found.finals["experiment"] == name).any():
             continue
         style = mode_style(name, found.study.modes)
-        ax.plot(table["batch_size"], table["mean"], label=mode.label, markersize=5, **style)
+        ax.plot(table["batch_size"], table["mean"], label=found.study.modes[name].label, markersize=5, **style)
         _band(ax, table["batch_size"], table["low"], table["high"], style["color"])
-    _log2_axis(ax, finals["batch_size"])
+    if not sizes:
+        has_runs = found.finals["experiment"].isin(drawn).any()
+        _nothing(ax, "not recorded" if has_runs else "no finished runs")
+    _log2_axis(ax, sizes)
     _value_axis(ax, column)
+
+
+def crossings(ax: Axes, found: Findings, names: Collection[str] | None = None) -> None:
+    """Where the curves of final accuracy fall below the threshold, over `against_batch_size`.
+
+    The fitted curve of each mode is dashed. A dotted line leads from its crossing down to the axis, where a bar shows
+    the 95 % interval and a tick with a number the estimate. A bar that is open ends in an arrow.
+    """
+    modes = [mode for name, mode in found.modes.items() if names is None or name in names]
+    points = [(mode, mode.breaking_points["accuracy"]) for mode in modes]
+    shown = [(mode, point) for mode, point in points if point.curve is not None]
+    if not shown or not ax.has_data():
+        return
+    low, high = ax.get_ylim()
+    room = 0.055 * (high - low)  # one row of bars per mode below the lines
+    ax.set_ylim(low - room * len(shown), high)
+    left, right = ax.get_xlim()
+    for row, (mode, point) in enumerate(shown):
+        colour = mode_style(mode.mode.name, found.study.modes)["color"]
+        place = low - room * (row + 0.4)
+        sizes = np.geomspace(point.curve.sizes[0], point.curve.sizes[-1], 200)
+        ax.plot(sizes, point.curve.curve(sizes), "--", color=colour, linewidth=0.9)
+        _interval(ax, point, place, colour, (left, right))
+        if point.estimate is not None:
+            ax.vlines(point.estimate, place, found.threshold.accuracy, color=colour, linestyle=":", linewidth=1)
+    ax.set_xlim(left, right)
+    _key(ax, "breaking point with its 95 % interval", marker="|", linestyle="none", markersize=9, markeredgewidth=2)
+
+
+def _interval(ax: Axes, point: BreakingPoint, place: float, colour, limits: tuple[float, float]) -> None:
+    """A breaking point on a row: its interval as a bar, with arrows at open ends, and its estimate as a tick with a
+    number."""
+    left, right = limits
+    kept, lost = point.between
+    start, end = point.low, point.high
+    if (start, end) == (None, None) and point.estimate is None:  # all that is known is on which side it lies
+        start, end = kept, lost
+    is_open = [start is None and end is not None, end is None and start is not None]
+    if start is not None or end is not None:
+        ax.hlines(place, left if start is None else start, right if end is None else end, color=colour, alpha=0.35,
+                  linewidth=6)  # fmt: skip
+    for is_end_open, edge, marker in zip(is_open, limits, "<>", strict=True):
+        if is_end_open:
+            ax.plot(edge, place, marker=marker, color=colour, markersize=6, clip_on=False)
+    if point.estimate is not None:
+        ax.plot(point.estimate, place, "|", color=colour, markersize=11, markeredgewidth=2)
+        word, at = number(point.estimate), max(point.estimate, end or 0)
+    else:
+        word, at = verdict_size(point), end or start
+    if at is not None:
+        beyond = at if end is not None or point.estimate is not None else start
+        is_left = math.log(beyond / left) > 0.75 * math.log(right / left)
+        at = min(filter(None, (start, point.estimate, end))) if is_left else beyond
+        _beside(ax, word, at, place, is_left=is_left, color=colour)
 
 
 def against_epoch(ax: Axes, epochs: pd.DataFrame, column: str, batch_sizes: Sequence[int] | None = None) -> None:
@@ -83,17 +142,18 @@ def against_epoch(ax: Axes, epochs: pd.DataFrame, column: str, batch_sizes: Sequ
     """
     own = sorted(set(epochs["batch_size"]))
     drawn, sizes = spread(own), own if batch_sizes is None else sorted(set(batch_sizes))
-    epochs = epochs[epochs["batch_size"].isin(drawn)]
+    across = "epoch" if epochs["epoch"].notna().any() else "updates"
+    epochs = epochs[epochs["batch_size"].isin(drawn)].dropna(subset=[across, column])
     if epochs.empty:
-        _nothing(ax, "no runs")
+        _nothing(ax, "not recorded" if own else "no runs")
     else:
         ax.xaxis.get_major_locator().set_params(integer=True)
     shades = dict(zip(sizes, plt.get_cmap("viridis_r")(np.linspace(0.2, 1, len(sizes))), strict=True))
-    for size, table in over_seeds(epochs, column, by=("batch_size", "epoch")).groupby("batch_size"):
+    for size, table in over_seeds(epochs, column, by=("batch_size", across)).groupby("batch_size"):
         marker = "o" if len(table) == 1 else None
-        ax.plot(table["epoch"], table["mean"], color=shades[size], marker=marker, label=f"B = {size}")
-        _band(ax, table["epoch"], table["low"], table["high"], shades[size])
-    ax.set_xlabel("epoch" if len(drawn) == len(own) else f"epoch ({len(drawn)} of {len(own)} batch sizes)")
+        ax.plot(table[across], table["mean"], color=shades[size], marker=marker, label=f"B = {size}")
+        _band(ax, table[across], table["low"], table["high"], shades[size])
+    ax.set_xlabel(across if len(drawn) == len(own) else f"{across} ({len(drawn)} of {len(own)} batch sizes)")
     _value_axis(ax, column)
 
 
@@ -114,8 +174,9 @@ def threshold_line(ax: Axes, threshold: Threshold | None) -> None:
     """
     if threshold is not None and ax.has_data():
         size = threshold.from_batch_size
-        source = "mean of small B" if size is None else f"B = {size}"
-        label = f"threshold {threshold.accuracy:.3f} ({source} minus {threshold.tolerance:g})"
+        source = "mean of the reference" if size is None else f"B = {size}"
+        source = "given" if threshold.is_given else f"{source} minus {threshold.tolerance:g}"
+        label = f"threshold {threshold.accuracy:.3f} ({source})"
         ax.axhline(threshold.accuracy, color="0.4", linestyle="--", linewidth=1, zorder=0, label=label)
 
 
@@ -151,7 +212,8 @@ def to_target(ax: Axes, at: ToTarget, column: str, modes: Mapping[str, Mode]) ->
     """Updates or running time to the target against batch size: a marker per run, a line through the seeds' means.
 
     A run that never reached the target is an open triangle that points up, at what it made without reaching it: its
-    value lies somewhere above. One that diverged is a cross, at the lower edge if it never finished an epoch.
+    value lies somewhere above. One that points down reached it within its first epoch: its value lies below.
+    One that diverged is a cross, at the lower edge if it never finished an epoch.
 
     Args:
         at: curves of several modes.
@@ -179,10 +241,14 @@ def to_target(ax: Axes, at: ToTarget, column: str, modes: Mapping[str, Mode]) ->
         started, censored = mode["value"] > 0, mode["censored"] == "right"
         line = means[means["experiment"] == name].dropna(subset=column)
         ax.plot(line["batch_size"], line[column], label=modes[name].label, markersize=5, **style)
-        ax.scatter(aside[~censored], mode.loc[~censored, "value"], s=12, color=style["color"], alpha=0.6, linewidths=0)
+        exact = mode["censored"] == "no"
+        ax.scatter(aside[exact], mode.loc[exact, "value"], s=12, color=style["color"], alpha=0.6, linewidths=0)
+        within = mode["censored"] == "left"
+        edges = {"facecolors": "none", "edgecolors": style["color"]}
+        ax.scatter(aside[within], mode.loc[within, "value"], s=28, marker="v", **edges)
         for diverged, marker in ((False, "^"), (True, "x")):
             missed = censored & started & (mode["diverged"] == diverged)
-            face = {"color": style["color"]} if diverged else {"facecolors": "none", "edgecolors": style["color"]}
+            face = {"color": style["color"]} if diverged else edges
             ax.scatter(aside[missed], mode.loc[missed, "value"], s=28, marker=marker, **face)
         if not started.all():  # an unclipped line without points would stretch the layout
             on_edge = {"transform": ax.get_xaxis_transform(), "clip_on": False, "markersize": 5}
@@ -190,6 +256,8 @@ def to_target(ax: Axes, at: ToTarget, column: str, modes: Mapping[str, Mode]) ->
     right, diverged = runs["censored"] == "right", runs["diverged"]
     if (right & ~diverged).any():
         _key(ax, "target not reached: at least this", marker="^", linestyle="none", markerfacecolor="none")
+    if (runs["censored"] == "left").any():
+        _key(ax, "within the first epoch: at most this", marker="v", linestyle="none", markerfacecolor="none")
     if (right & diverged).any():
         _key(ax, "diverged here", marker="x", linestyle="none")
     _log2_axis(ax, runs["batch_size"])
@@ -249,10 +317,10 @@ def effects(ax: Axes, effects: Sequence[Effect], names: Iterable[str] = ()) -> N
 
 
 def breaking_points(ax: Axes, found: Findings) -> None:
-    """The breaking points of every mode in the three currencies, a row each, with intervals as bars.
+    """The breaking points of every mode in the three currencies, a row each: the estimate as a tick with a number, the
+    95 % interval as a bar.
 
-    An arrow shows an interval that extends below the smallest recorded batch size; one of a single batch size is hidden
-    by its marker. Where there is neither, the row gives the reason.
+    An arrow shows an interval that is open on that side. Where nothing is known, the row gives the reason.
     """
     names = list(found.modes)
     runs = found.study.runs
@@ -260,29 +328,21 @@ def breaking_points(ax: Axes, found: Findings) -> None:
     if not sizes:
         _nothing(ax, "no runs of large minibatches")
         return
-    verdicts = [mode.breaking_points for mode in found.modes.values()]
-    points = [verdict[currency] for verdict in verdicts for currency in _CURRENCY_MARKERS]
-    powers = _powers([*sizes, *(end for point in points for end in (point.low, point.batch_size, point.high))])
+    points = [mode.breaking_points[currency] for mode in found.modes.values() for currency in CURRENCIES]
+    known = [end for point in points for end in (point.low, point.estimate, point.high) if end is not None]
+    powers = _powers([*sizes, *(end for end in known if end < 64 * sizes[-1])])
     _log2_axis(ax, powers)
-    left = powers[0] / 1.5
-    ax.set_xlim(left, powers[-1] * 1.5)
+    left, right = powers[0] / 1.5, powers[-1] * 1.5
+    ax.set_xlim(left, right)
     places = [-(row + row // 3) for row in range(len(points))]  # a gap between modes
     for row, (place, point) in enumerate(zip(places, points, strict=True)):
         colour = mode_style(names[row // 3], names)["color"]
-        marker = list(_CURRENCY_MARKERS.values())[row % 3]
-        if point.high is not None:
-            ax.hlines(place, left if point.low is None else point.low, point.high, color=colour, alpha=0.3, linewidth=7)
-            if point.low is None:
-                ax.plot(left, place, marker="<", color=colour, markersize=6, clip_on=False)
-        if point.batch_size is not None:
-            ax.plot(point.batch_size, place, marker=marker, color=colour, markersize=7)
-        elif point.high is None:
-            reason = textwrap.fill(together(point.reasons), 72)
-            _beside(ax, reason, left, place)
-        if (point.batch_size is None) != (point.high is None):
-            end, word = (point.high, "no estimate") if point.batch_size is None else (point.batch_size, "no interval")
-            _beside(ax, word, end, place, is_left=end**2 >= left * powers[-1])
-    ax.set_yticks(places, list(_CURRENCY_MARKERS) * len(names))
+        if point.interval == (None, None) and point.estimate is None and point.between == (None, None):
+            _beside(ax, textwrap.fill(together(point.reasons), 72), left, place)
+            continue
+        beyond = replace(point, high=None) if point.high is not None and point.high > right else point
+        _interval(ax, beyond, place, colour, (left, right))
+    ax.set_yticks(places, list(CURRENCIES) * len(names))
     for row, (name, mode) in enumerate(found.modes.items()):
         place = places[3 * row] + 0.75
         _beside(ax, mode.mode.label, left, place, fontsize=9, color=mode_style(name, names)["color"])

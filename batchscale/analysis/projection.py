@@ -19,10 +19,9 @@ import pandas as pd
 from scipy import optimize
 
 from batchscale.analysis import tables
-from batchscale.analysis.findings import to_target
+from batchscale.analysis.findings import analyse
 from batchscale.analysis.reasons import Reason
 from batchscale.analysis.statistics import SLACK, at_least
-from batchscale.analysis.threshold import threshold
 from batchscale.modes import Mode
 from batchscale.records.study import Run, Study
 
@@ -93,15 +92,6 @@ def fit_interconnect(times: Collection[tuple[float, float]], workers: int, sourc
     return Interconnect(float(latency), 1 / float(inverse) if inverse > 0 else math.inf, source)
 
 
-def seconds_per_update(records: pd.DataFrame) -> pd.Series:
-    """Training time of an update by batch size: the median over the epochs of all runs, since the rule costs nothing.
-
-    Epochs without `epoch_time` or `updates` (CSVs of the study's five columns) say nothing.
-    """
-    seconds = records["epoch_time"] * records["epoch"] / records["updates"]
-    return seconds[seconds > 0].astype(float).groupby(records["batch_size"]).median()
-
-
 def compute_seconds(images: float, steps: pd.Series) -> float:
     """Time of an update for a worker that has `images` images of its minibatch.
 
@@ -111,7 +101,7 @@ def compute_seconds(images: float, steps: pd.Series) -> float:
 
     Args:
         images: at most the largest batch size of `steps`.
-        steps: of `seconds_per_update`, at two batch sizes or more.
+        steps: of `tables.seconds_per_update`, at two batch sizes or more.
     """
     sizes, seconds = steps.index.to_numpy(dtype=float), np.minimum.accumulate(steps.to_numpy()[::-1])[::-1]
     slope = (seconds[1] - seconds[0]) / (sizes[1] - sizes[0])
@@ -126,7 +116,7 @@ def times_to_target(
 
     Args:
         updates: to target, by batch size; each is among those of `steps`.
-        steps: of `seconds_per_update`.
+        steps: of `tables.seconds_per_update`.
         gradient_bytes: that are exchanged in every update.
 
     Returns:
@@ -234,13 +224,12 @@ def project(
         parameters: of the network, four bytes of gradient each; None: what the sidecars say. Where neither is known,
             only an exchange that costs nothing can be projected.
         interconnects: by name.
-        target: accuracy, 0-1; None: the threshold.
+        target: accuracy, 0-1; None: the one that `analyse` takes.
     """
-    study = study.groups()[0]
-    found = threshold(study)
-    at = to_target(study, found.accuracy if target is None and found is not None else target)
+    found = analyse(study, target=target)
+    study, at = found.study, found.to_target
     alone = study.without(_of_several_workers(study))
-    steps = seconds_per_update(alone.timed().epochs)
+    steps = tables.seconds_per_update(alone.timed().epochs).set_index("batch_size")["seconds"]
     counts = sorted({content["parameters"] for content in study.sidecars.values() if "parameters" in content})
     if parameters is None and len(counts) == 1:
         (parameters,) = counts

@@ -7,7 +7,7 @@ str(reason)                                  # "1 pair of equal seeds, where two
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from batchscale.analysis.words import count, listed, number, points
+from batchscale.analysis.words import count, listed, minus, number, percent, points
 
 
 @dataclass(frozen=True)
@@ -57,42 +57,46 @@ def grouped(reasons: Mapping[str, tuple[Reason, ...]]) -> list[str]:
 
 WORDING: dict[str, Callable[..., str]] = {
     # accuracy
-    "no reference": lambda: "no small minibatches are recorded (baseline_small), so there is no accuracy to keep",
+    "no reference": lambda: "no run of the reference is finished, so there is no accuracy to keep",
     "no finished run": lambda: "no run is finished",
     "smallest diverges": lambda size: f"the smallest recorded, {size}, diverges already",
     "smallest loses": lambda size, loss: f"the smallest recorded, {size}, already loses {points(loss)}",
-    # every scan over batch sizes
-    "largest still pays": lambda: "the largest recorded still pays",
-    "single seeds": lambda sizes: f"no interval: one seed at {listed(sizes)} or at what it is compared with",
+    # intervals
+    "largest still pays": lambda: "the largest recorded batch size still keeps the accuracy",
+    "one seed throughout": lambda: "no interval: no mode has two seeds at any batch size",
+    "may lie above": lambda size: f"the 95 % interval extends beyond {size}, the largest recorded",
     "may lie below": lambda size: f"the 95 % interval extends below {size}",
     # updates
     "no target": lambda: "no target: there is no threshold, and none was given",
     "ends below": lambda size: f"perfect scaling ends below the smallest recorded, {size}",
-    "probably ends below": lambda size: f"perfect scaling probably ends below the smallest recorded, {size}",
-    "perfect throughout": lambda: "perfect scaling up to the largest batch size at which the target is reached",
     # time
     "no times": lambda: "no running times are recorded",
-    "never reached": lambda: "at no batch size does every run reach the target",
-    "nothing to compare": lambda size: f"there is no batch size to compare {size} with",
-    "ends before target": lambda size: (
-        f"at {size} runs end before the target, so that it is unknown whether the time still falls"
-    ),
     "within first epoch": lambda sizes: (
         f"at {listed(sizes)} the target is reached within the first epoch: times are upper bounds there"
+    ),
+    "nothing to compare": lambda size: f"there is no batch size to compare {size} with",
+    "largest still saves": lambda size: f"{size}, the largest recorded, still saves a tenth of the time or more",
+    "none saves": lambda size: f"no batch size above {size}, where the curve begins, saves a tenth of the time",
+    "quantised": lambda: (
+        "most runs reach the target in the epoch after a step of the learning rate, so that its schedule decides the "
+        "updates and time to target more than the batch size does"
     ),
     # critical batch size
     "too few sizes": lambda sizes, left_censored: (
         f"the target is reached{' after the first epoch' if left_censored else ''} at {count(sizes, 'batch size')}, "
         f"where the fit needs three"
     ),
-    "varies too much": lambda first, last: (
-        f"from {first} to {last} the updates to target vary too much to tell perfect scaling from none"
+    "varies too much": lambda first, last, slope, sizes: (
+        f"from {first} to {last} the updates go as B^{minus(slope)}, with too much scatter about any curve for "
+        f"{count(sizes, 'batch size')} to tell perfect scaling (−1) from none (0)"
     ),
-    "may always fall": lambda first, last, low: (
-        f"from {first} to {last} the updates may fall as 1/B throughout; B_crit is at least {number(low)}"
+    "may always fall": lambda first, last, slope, sizes, low: (
+        f"from {first} to {last} the updates go as B^{minus(slope)}, and may fall as 1/B throughout; "
+        f"B_crit is at least {number(low)}"
     ),
-    "may never fall": lambda first, last, high: (
-        f"from {first} to {last} the updates need not fall with B at all; B_crit is at most {number(high)}"
+    "may never fall": lambda first, last, slope, sizes, high: (
+        f"from {first} to {last} the updates go as B^{minus(slope)}, too flat or, for {count(sizes, 'batch size')}, "
+        f"too scattered to give B_crit a lower bound; it is at most {number(high)}"
     ),
     "extrapolated": lambda first, last: (
         f"extrapolated: the target is reached at batch sizes from {first} to {last} only"
@@ -100,7 +104,7 @@ WORDING: dict[str, Callable[..., str]] = {
     # noise scale
     "not always measurable": lambda epochs, of: f"not measurable in {epochs} of {count(of, 'epoch')}",
     # effects
-    "too few pairs": lambda pairs: f"{count(pairs, 'pair')} of equal seeds, where two are needed",
+    "too few pairs": lambda pairs: f"{count(pairs, 'pair')} of equal seeds" + (": no interval" if pairs else ""),
     "no common size": lambda ours, theirs: f"no batch size has finished runs of both {ours} and {theirs}",
     # thresholds
     "one seed": lambda: "one seed: no interval",
@@ -124,19 +128,46 @@ WORDING: dict[str, Callable[..., str]] = {
     # whole studies
     "no records": lambda: "there are no records",
     "no records of": lambda names: f"there are no records of {listed(names)}",
-    "no threshold": lambda: "no run of baseline_small is finished, so there is no threshold",
+    "no threshold": lambda: (
+        "no run of the reference is finished, so there is no threshold; name the modes whose accuracy is to be kept "
+        "(--reference), or the accuracy itself (--threshold)"
+    ),
+    "reference chosen": lambda name, size: (
+        f"baseline_small is not recorded; {name}, which alone has the smallest batch size, {size}, is the reference "
+        f"(--reference names another)"
+    ),
+    "answerable": lambda target, sizes: (
+        f"updates and time count to {percent(target)}, the highest accuracy that {count(sizes, 'batch size')} of every "
+        f"mode reach" + ("" if sizes >= 3 else "; the fit needs three")
+    ),
+    "smaller is worse": lambda sizes, best: (
+        f"below the best reference batch size {best}, {listed(sizes)} lose{'s' if len(sizes) == 1 else ''} more than "
+        f"the tolerance; curves begin at {best}"
+    ),
+    "column missing": lambda column, runs, of: f"{runs} of {count(of, 'run')} have no {column}",
+    "elsewhere": lambda folders: (
+        "not read: "
+        + listed([f"{count(number, 'CSV')} in the subfolder {folder}" for folder, number in folders])
+        + "; name a subfolder to analyse it"
+    ),
     "target needed": lambda: "without a threshold, updates and time to target need a target",
     "run diverged": lambda run: f"the run {run} diverged; it counts as a failure",
     "runs diverged": lambda named: f"{len(named)} runs diverged and count as failures: {listed(named)}",
-    "run ended": lambda run, epoch: f"the run {run} ended after epoch {epoch}; its accuracy does not count",
+    "run ended": lambda run, epoch: f"the run {run} ended after epoch {number(epoch)}; its accuracy does not count",
     "runs ended": lambda named: f"{len(named)} runs ended early and their accuracies do not count: {listed(named)}",
     "lengths differ": lambda lengths: (
         "the modes were trained for different numbers of epochs ("
         + ", ".join(f"{name} {epochs}" for name, epochs in lengths)
         + "); compare with care"
     ),
+    "lengths differ within": lambda name, lengths: (
+        f"batch sizes of {name} were trained for different numbers of epochs ("
+        + listed([f"{size} for {number(epochs)}" for size, epochs in lengths])
+        + "); each is judged at its own end"
+    ),
     "seeds missing": lambda single, sizes: (
-        f"a single seed, and so no interval, at {single} of {count(sizes, 'combination')} of mode and batch size"
+        f"a single seed at {single} of {count(sizes, 'combination')} of mode and batch size"
+        + ("; errors there are those of batch sizes that lose about as much" if single < sizes else "")
     ),
     "updates missing": lambda: (
         "some records have no column updates: epochs/B stand in for them, so that critical batch sizes are known but "

@@ -29,6 +29,7 @@ from batchscale.analysis.words import (
     sizes_at,
     upwards,
 )
+from batchscale.modes import REFERENCE
 from batchscale.records.study import Study
 
 
@@ -55,21 +56,29 @@ def settings(study: Study) -> str:
 def threshold(found: Threshold | None) -> list[str]:
     """What a larger minibatch has to keep."""
     if found is None:
-        return ["No run with small minibatches is finished, so there is no accuracy to keep."]
+        return ["No run of the reference is finished, so there is no accuracy to keep."]
+    if found.is_given:
+        return [f"A larger minibatch has to keep an accuracy of {percent(found.accuracy)}, as given."]
     low, high = found.interval
-    seeds = count(found.seeds, "seed")
-    between = (
-        f"{seeds}, 95 % interval {100 * low:.1f} to {100 * high:.1f} %" if found.seeds > 1 else f"{seeds}, no interval"
-    )
-    source = (
-        "The small minibatches reach a mean test accuracy"
-        if found.from_batch_size is None
-        else f"The best small minibatch, {count(found.from_batch_size, 'image')}, reaches a test accuracy"
-    )
-    return [
-        f"{source} of {percent(found.best, found.standard_deviation)} ({between}).",
-        f"With a tolerance of {points(found.tolerance)}, a larger minibatch has to keep {percent(found.accuracy)}.",
-    ]
+    seeds, best = count(found.seeds, "seed"), percent(found.best)
+    between = "no interval" if math.isnan(low) else f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    if found.from_batch_size is None:
+        kind = "small minibatches" if found.reference == (REFERENCE.name,) else "reference minibatches"
+        said = [f"The {kind} reach a mean test accuracy of {best} ({seeds}, {between})."]
+    else:
+        kind = "small minibatch" if found.reference == (REFERENCE.name,) else "reference batch size"
+        shown = percent(found.mean, found.standard_deviation)
+        reached = f"The best {kind}, {count(found.from_batch_size, 'image')}, reaches a test accuracy of {shown}"
+        if percent(found.mean) == best:
+            said = [f"{reached} ({seeds}, {between})."]
+        else:
+            said = [
+                f"{reached} ({seeds}).",
+                f"The best of several means is too high by chance, here by about {points(found.optimism)}; {best} "
+                f"count ({between}).",
+            ]
+    keep = f"With a tolerance of {points(found.tolerance)}, a larger minibatch has to keep {percent(found.accuracy)}."
+    return [*said, keep]
 
 
 def accuracy(mode: ModeFindings, found: Threshold | None) -> str:
@@ -83,30 +92,38 @@ def accuracy(mode: ModeFindings, found: Threshold | None) -> str:
     if found is None:
         best = known.loc[first_best(known["accuracy"])]
         return sentence(
-            f"{phrase} reaches {_accuracy(best)} at {best['batch_size']:.0f}; without small minibatches nothing says "
-            f"whether that is enough"
+            f"{phrase} reaches {_accuracy(best)} at {best['batch_size']:.0f}; without a reference nothing says whether "
+            f"that is enough"
         )
-    against = f"against {percent(found.best)}"
-    rows, breaking = table.set_index("batch_size"), mode.breaking_points["accuracy"].batch_size
-    sizes = rows.index.tolist()
-    if breaking is None:
-        return f"Already at {sizes[0]}, the smallest recorded, {phrase} {_failure(rows.loc[sizes[0]], against)}."
-    kept = f"{phrase} keeps the small-batch accuracy ({_accuracy(rows.loc[breaking])} {against})"
-    if breaking == sizes[-1]:
-        return f"Up to {breaking}, the largest recorded, {kept}."
-    following = sizes[sizes.index(breaking) + 1]
-    return f"Up to {breaking} {kept}; at {following} it {_failure(rows.loc[following])}."
+    rows, point = table.set_index("batch_size"), mode.breaking_points["accuracy"]
+    kept, lost = point.between
+    if point.estimate is None and lost is not None:
+        against = f"against {percent(found.best)}"
+        return f"Already at {lost}, the smallest recorded, {phrase} {_failure(rows.loc[lost], against)}."
+    if point.estimate is None:
+        least = "" if point.low is None else f"; the 95 % interval of its breaking point begins at {number(point.low)}"
+        return sentence(
+            f"{phrase} keeps the accuracy up to {kept}, the largest recorded ({_accuracy(rows.loc[kept])} against a "
+            f"threshold of {percent(found.accuracy)}){least}"
+        )
+    beyond = rows.loc[lost]
+    fails = f"{int(beyond['diverged'])} of {int(beyond['diverged'] + beyond['seeds'])} runs diverge"
+    after = fails if beyond["diverged"] else _accuracy(beyond)
+    return (
+        f"Under {phrase} the accuracy falls below the threshold at {_estimate(point)}, between {kept} "
+        f"({_accuracy(rows.loc[kept])}) and {lost} ({after})."
+    )
 
 
 def comparison(found: Findings) -> list[str]:
     """Which rule keeps the accuracy furthest, as far as the intervals tell them apart; nothing to compare: nothing."""
     points = {name: mode.breaking_points["accuracy"] for name, mode in found.modes.items()}
-    known = {name: point for name, point in points.items() if point.batch_size is not None}
+    known = {name: point for name, point in points.items() if point.estimate is not None or point.between[0]}
     phrase = {name: mode.mode.phrase for name, mode in found.modes.items()}
     if found.threshold is None or not any(len(mode.losses) for mode in found.modes.values()):
         return []
     if not known:
-        return ["No recorded rule keeps the accuracy of the small minibatches at any larger batch size."]
+        return ["No recorded rule keeps the accuracy at any larger batch size."]
     # A rule that none surely surpasses; such rules overlap pairwise.
     level = [name for name in known if not any(_surely_further(other, known[name]) for other in known.values())]
     sentences = []
@@ -121,18 +138,13 @@ def comparison(found: Findings) -> list[str]:
     behind: dict[str, list[str]] = {}
     for name in set(known) - set(level):
         beyond = [other for other in level if _surely_further(known[other], known[name])]
-        behind.setdefault(max(beyond, key=lambda other: known[other].batch_size), []).append(name)
+        behind.setdefault(max(beyond, key=lambda other: known[other].low), []).append(name)
     for name, others in behind.items():
         listed_others = listed([phrase[other] for other in known if other in others])
         sentences.append(sentence(f"{phrase[name]} goes further than {listed_others}"))
     lost = [name for name, mode in found.modes.items() if name not in known and len(mode.losses)]
-    surely = [name for name in lost if not _has_interval(points[name])]
-    if surely:
-        sentences.append(f"No batch size recorded for {listed([phrase[name] for name in surely])} keeps it.")
-    for name in lost:
-        if name not in surely:
-            of = f"the mean of no batch size recorded for {phrase[name]} keeps it, but its interval"
-            sentences.append(sentence(f"{of} extends to {points[name].high}"))
+    if lost:
+        sentences.append(f"No batch size recorded for {listed([phrase[name] for name in lost])} keeps it.")
     return sentences
 
 
@@ -159,11 +171,13 @@ def updates(found: Findings) -> list[str]:
                 )
             extrapolated = f" It is {together(fit.reasons)}." if fit.reasons else ""
             sentences.append(f"Under {phrase} the critical batch size is {_estimate(fit)}{least}.{extrapolated}")
-        if fit.right_censored:
-            sentences.append(
-                f"Of the {count(fit.runs, 'run')} behind this, {fit.right_censored} never reached the target; the "
-                f"updates that they made count as lower bounds."
-            )
+    bounds = [
+        f"{mode.critical.right_censored} of {mode.critical.runs} under {mode.mode.phrase}"
+        for mode in found.modes.values()
+        if mode.critical.right_censored
+    ]
+    if bounds:
+        sentences.append(f"Runs that never reached the target count as lower bounds: {listed(bounds)}.")
     return sentences
 
 
@@ -175,6 +189,20 @@ def critical_batch_sizes(found: Findings) -> list[str]:
         extrapolated = ", in part extrapolated" if any(mode.critical.reasons for mode in fits) else ""
         return [f"The critical batch size for the updates to {percent(found.target)} is {known}{extrapolated}."]
     return ["These records do not determine a critical batch size."] if found.modes else []
+
+
+def at_threshold(found: Findings) -> list[str]:
+    """The critical batch sizes on the way to the threshold, where the target is another; nothing where it is not."""
+    at = found.to_threshold
+    if at is None or at is found.to_target:
+        return []
+    phrase = {name: mode.mode.phrase for name, mode in found.modes.items()}
+    known = [f"{_estimate(fit)} under {phrase[name]}" for name, fit in at.critical.items() if fit.estimate is not None]
+    unknown = [phrase[name] for name, fit in at.critical.items() if fit.estimate is None]
+    way = f"On the way to the threshold itself, {percent(at.target)}, the critical batch size is"
+    if not known:
+        return [f"{way} undetermined for every mode."]
+    return [f"{way} {listed(known)}{f', and undetermined under {listed(unknown)}' if unknown else ''}."]
 
 
 def noise_scales(found: Findings) -> list[str]:
@@ -211,14 +239,16 @@ def breaking_points(found: Findings) -> list[str]:
     says = {
         "accuracy": "keep the accuracy",
         "updates": "save updates in proportion to their size",
-        "time": "shorten the time to target",
+        "time": "shorten the time to target by a tenth or more",
     }
     sentences = []
     for mode in found.modes.values():
-        sizes = {currency: mode.breaking_points[currency].batch_size for currency in CURRENCIES}
-        known = [f"{says[currency]} up to {size}" for currency, size in sizes.items() if size is not None]
-        unknown = [currency for currency, size in sizes.items() if size is None]
-        without = f"no breaking point in {listed(unknown, 'or')} was found among the recorded batch sizes"
+        points = mode.breaking_points
+        known = [
+            f"{says[currency]} {_kept(points[currency])}" for currency in CURRENCIES if _is_known(points[currency])
+        ]
+        unknown = [currency for currency in CURRENCIES if not _is_known(points[currency])]
+        without = f"the records determine no breaking point in {listed(unknown, 'or')}"
         if known:
             rest = f"; {without}" if unknown else ""
             sentences.append(f"Under {mode.mode.phrase} larger minibatches {listed(known)}{rest}.")
@@ -231,12 +261,12 @@ def smallest(found: Findings) -> list[str]:
     """The smallest known breaking point of every mode that has one: what whoever has to choose would take."""
     said = []
     for mode in found.modes.values():
-        sizes = {currency: mode.breaking_points[currency].batch_size for currency in CURRENCIES}
+        sizes = {currency: mode.breaking_points[currency].estimate for currency in CURRENCIES}
         known = {currency: size for currency, size in sizes.items() if size is not None}
         if known and sizes["accuracy"] is not None:
             least = min(known.values())
             currencies = listed([currency for currency, size in known.items() if size == least])
-            said.append(f"{least} for {mode.mode.phrase} (in {currencies})")
+            said.append(f"{number(least)} for {mode.mode.phrase} (in {currencies})")
     return [f"The smallest known breaking point of each rule is {listed(said)}."] if said else []
 
 
@@ -247,6 +277,7 @@ def time(found: Findings) -> list[str]:
         means = tables.means_to_target(mode.curve.assign(experiment=mode.mode.name))
         times = means.dropna(subset="running_time").set_index("batch_size")["running_time"]
         phrase = mode.mode.phrase
+        bounds = means.loc[means["bounds"] > 0, "batch_size"].tolist()
         if times.empty and (means["reached"] == means["runs"]).any():
             sentences.append(f"Under {phrase} no comparable time to the target is recorded.")
             continue
@@ -257,8 +288,9 @@ def time(found: Findings) -> list[str]:
             continue
         best, first = first_best(-np.log(times)), times.index.min()
         against = "" if best == first else f", compared with {number(times[first])} s at {first}"
+        known = f"; at {listed(bounds)} it is reached within the first epoch, too soon to be compared" if bounds else ""
         sentences.append(
-            f"Under {phrase} the target is reached soonest at {best}, in {number(times[best])} s{against}."
+            f"Under {phrase} the target is reached soonest at {best}, in {number(times[best])} s{against}{known}."
         )
     return sentences
 
@@ -306,6 +338,10 @@ def _effect(effect: Effect) -> list[str]:
             sentences.append(
                 sentence(f"{name} {verb} the accuracy by {by} points {sizes_at(rows['batch_size'], all_sizes)}")
             )
+    plain = known[known["low"].isna()]
+    if len(plain):
+        shown = listed([f"{decimal(row.difference)} at {row.batch_size}" for row in plain.itertuples()])
+        sentences.append(sentence(f"without an interval, {name} adds {shown} points"))
     undecided = known[(known["low"] <= 0) & (known["high"] >= 0)]
     if len(undecided):
         at = sizes_at(undecided["batch_size"], all_sizes)
@@ -313,7 +349,7 @@ def _effect(effect: Effect) -> list[str]:
     unpaired = table[table["difference"].isna()]
     if len(unpaired):
         at = sizes_at(unpaired["batch_size"], all_sizes)
-        sentences.append(sentence(f"{at} too few seeds are paired to tell what {name} adds"))
+        sentences.append(sentence(f"{at} no equal seeds tell what {name} adds"))
     return sentences
 
 
@@ -332,18 +368,25 @@ def _failure(row: pd.Series, against: str = "") -> str:
     return f"loses {points(row['loss'])}" + (f" ({shown})" if shown else "")
 
 
-def _estimate(fit: CriticalBatchSize) -> str:
-    return f"{number(fit.estimate)} (95 % interval {number(fit.low)} to {number(fit.high)})"
+def _estimate(found: CriticalBatchSize | BreakingPoint) -> str:
+    between = interval(*found.interval)
+    return number(found.estimate) + (f" (95 % interval {between})" if between else "")
 
 
 def _has_interval(point: BreakingPoint) -> bool:
-    return point.high is not None
+    return point.low is not None or point.high is not None
+
+
+def _is_known(point: BreakingPoint) -> bool:
+    """Whether there is an estimate, or everything recorded pays."""
+    return point.estimate is not None or point.between[0] is not None
 
 
 def _kept(point: BreakingPoint) -> str:
-    """`up to 128 (95 % interval ≤ 1024)`."""
-    between = f" (95 % interval {interval(*point.interval)})" if _has_interval(point) else ""
-    return f"up to {point.batch_size}{between}"
+    """`up to 240 (95 % interval 34–876)`, `up to 8192, the largest recorded`."""
+    if point.estimate is None:
+        return f"up to {point.between[0]}, the largest recorded"
+    return f"up to {_estimate(point)}"
 
 
 def _surely_further(ours: BreakingPoint, theirs: BreakingPoint) -> bool:

@@ -1,4 +1,4 @@
-"""Comparisons that rounding does not decide, intervals of means and differences, and medians of censored values."""
+"""Comparisons that rounding does not decide, intervals of differences, and medians of censored values."""
 
 from collections.abc import Collection
 
@@ -30,15 +30,6 @@ def at_least(value, bound):
 def first_best(values: pd.Series):
     """Label of the highest value, of equals the first; see `at_least`."""
     return values.index[at_least(values, values.max())][0]
-
-
-def mean_interval(values: Collection[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of a mean; (NaN, NaN) for fewer than two values."""
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return np.nan, np.nan
-    half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
 
 
 def difference_interval(

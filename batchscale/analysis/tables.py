@@ -3,19 +3,23 @@
 study = Study.load("data")
 over_seeds(final(study), "accuracy")         # mean, lowest and highest over the seeds, per mode and batch size
 runs = to_target(study, 0.74)                # epochs, updates and seconds until each run reaches an accuracy
-curve(runs, study.modes["baseline_large"])   # the runs of one mode, from the smallest batch size on
+curve(runs, study.modes["scaled_lr"], beginning)   # the runs of one mode, from the reference on
 """
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
+from batchscale.analysis.accuracies import moderated
 from batchscale.analysis.reasons import Reason
-from batchscale.analysis.statistics import SLACK, at_least, difference_interval, mean_interval
-from batchscale.modes import REFERENCE, Mode
+from batchscale.analysis.statistics import SLACK, at_least, difference_interval
+from batchscale.modes import Mode
 from batchscale.records.study import RUN, Study, is_any
 
+_AVERAGED = ("accuracy", "generalization_error", "train_accuracy", "train_loss", "test_loss")
 AMOUNTS = {"epochs": "epochs_trained", "updates": "updates_trained", "running_time": "time_trained"}
 
 
@@ -25,31 +29,72 @@ def stems(runs: pd.DataFrame) -> list[str]:
     return [f"{name}_bs{int(size)}_seed{int(seed)}" for name, size, seed in distinct.itertuples(index=False)]
 
 
-def planned_epochs(epochs: pd.DataFrame) -> pd.Series:
-    """Epochs after which the runs of a mode are compared: the commonest length of its runs, the longest of equals.
+def planned_epochs(study: Study) -> pd.Series:
+    """Epochs after which the runs of a mode and batch size are compared: their commonest length, of equals the longest.
 
-    The CSVs do not say how many epochs were planned. By this rule one run that was extended does not make all others
-    look unfinished, nor one that was killed look finished. A series by mode.
+    A series by mode and batch size. Where no epoch is recorded, updates take their place.
+
+    The CSVs do not say how many epochs were planned. By this rule one run that was extended does not make the others
+    look unfinished, nor one that was killed look finished. Runs whose sidecar says that they are under way do not count
+    beside others. Without sidecars, a batch size whose runs are shorter than those of some smaller and of some larger
+    one was not trained to the end: the shorter of these two lengths was planned.
     """
-    lengths = epochs.groupby(RUN)["epoch"].max()
-    return lengths.groupby("experiment").agg(lambda of_mode: of_mode.mode().max())
+    runs = _lengths(study.epochs).merge(study.runs, on=RUN)
+    done = runs[~runs["status"].isin(["running", "diverged"])]
+    by_size = _commonest(done, ["experiment", "batch_size"])
+    by_mode = _commonest(done, ["experiment"]).combine_first(_commonest(runs, ["experiment"]))
+    keys = pd.MultiIndex.from_frame(runs[["experiment", "batch_size"]].drop_duplicates())
+    planned = by_size.reindex(keys)
+    planned = planned.fillna(pd.Series(by_mode.reindex(keys.get_level_values(0)).to_numpy(), keys)).sort_index()
+    certain = set(done.loc[done["status"] == "complete", "experiment"])
+    for name, of_mode in planned.groupby("experiment"):
+        if name not in certain:
+            around = np.minimum(of_mode.cummax(), of_mode[::-1].cummax()[::-1])
+            planned[of_mode.index] = np.maximum(of_mode, around)
+    return planned
 
 
-def final(study: Study) -> pd.DataFrame:
-    """The row of every run at its mode's `planned_epochs`; runs that diverged or are under way have none."""
-    epochs = _not_diverged(study)
-    return epochs[epochs["epoch"] == epochs["experiment"].map(planned_epochs(epochs))].reset_index(drop=True)
+def _lengths(epochs: pd.DataFrame) -> pd.DataFrame:
+    """Epochs of each run, or its updates where it has none, in the column `length`; NaN for results alone."""
+    last = epochs.groupby(RUN)[["epoch", "updates"]].max()
+    return last["epoch"].fillna(last["updates"]).rename("length").reset_index()
+
+
+def _commonest(runs: pd.DataFrame, by: list[str]) -> pd.Series:
+    return runs.groupby(by)["length"].agg(lambda of_group: of_group.mode().max()).astype(float)
+
+
+def final(study: Study, epochs: int = 1) -> pd.DataFrame:
+    """The row of every run after its `planned_epochs`; runs that diverged or are under way have none.
+
+    Its accuracy, generalization error and losses are means over the last so many recorded epochs, or over as many as
+    there are.
+    """
+    table = _with_length(study)
+    reached = table.groupby(RUN)["length"].transform("max") >= table["planned"]
+    table = table[(reached & (table["length"] <= table["planned"])) | table["length"].isna()]
+    last = table.groupby(RUN).tail(epochs)
+    means = last.groupby(RUN)[list(_AVERAGED)].mean().reset_index()
+    rows = last.groupby(RUN).tail(1).drop(columns=[*_AVERAGED, "length", "planned"])
+    return rows.merge(means, on=RUN)[list(study.epochs.columns)].reset_index(drop=True)
 
 
 def unfinished(study: Study) -> pd.DataFrame:
     """The last row of every run that did not diverge and that `final` leaves out."""
-    epochs = _not_diverged(study)
-    last = epochs.sort_values([*RUN, "epoch"]).drop_duplicates(RUN, keep="last")
-    return last[last["epoch"] < last["experiment"].map(planned_epochs(epochs))].reset_index(drop=True)
+    table = _with_length(study)
+    last = table.groupby(RUN).tail(1)
+    return last[last["length"] < last["planned"]].drop(columns=["length", "planned"]).reset_index(drop=True)
 
 
-def _not_diverged(study: Study) -> pd.DataFrame:
-    return study.epochs[~is_any(study.epochs, study.diverged)]
+def _with_length(study: Study) -> pd.DataFrame:
+    """The epochs of the runs that did not diverge, with `length` so far and the one `planned`."""
+    epochs = study.epochs[~is_any(study.epochs, study.diverged)]
+    counts_updates = epochs["epoch"].isna().groupby([epochs[key] for key in RUN]).transform("all")
+    length = epochs["updates"].where(counts_updates, epochs["epoch"])
+    keys = pd.MultiIndex.from_frame(epochs[["experiment", "batch_size"]])
+    planned = planned_epochs(study).reindex(keys).to_numpy() if len(epochs) else np.array([])
+    table = epochs.assign(length=length.astype(float), planned=planned)
+    return table.sort_values([*RUN, "length"], kind="stable")
 
 
 def over_seeds(table: pd.DataFrame, column: str, by: tuple[str, ...] = ("experiment", "batch_size")) -> pd.DataFrame:
@@ -80,7 +125,8 @@ def to_target(study: Study, target: float) -> pd.DataFrame:
     Returns:
         The columns RUN, `censored`, `diverged`, `epochs`, `updates`, `running_time`, and the three of what was trained.
     """
-    epochs = study.epochs.sort_values([*RUN, "epoch"])
+    epochs = study.epochs.sort_values([*RUN, "epoch", "updates"], kind="stable")
+    epochs = epochs[epochs[["epoch", "updates"]].notna().any(axis=1)]  # or else a final accuracy alone
     names, sizes, seeds = (epochs[key].to_numpy() for key in RUN)
     accuracies = epochs["accuracy"].to_numpy(dtype=float)
     amounts = epochs[["epoch", "updates", "running_time"]].to_numpy(dtype=float)
@@ -101,38 +147,87 @@ def to_target(study: Study, target: float) -> pd.DataFrame:
         rows.append((names[start], sizes[start], seeds[start], censored, *at_target, *amount[-1]))
     seen = {row[:3] for row in rows}
     rows += [(*run, "right", *(3 * [np.nan]), 0.0, 0.0, 0.0) for run in study.diverged if run not in seen]
+    rows += _goals(study, target)
     table = pd.DataFrame(rows, columns=[*RUN, "censored", *AMOUNTS, *AMOUNTS.values()])
     table.insert(4, "diverged", is_any(table, study.diverged))
     return table.sort_values(RUN, ignore_index=True)
 
 
-def curve(runs: pd.DataFrame, mode: Mode) -> pd.DataFrame:
-    """The rows of a table of runs that make up a mode's curve over batch size.
+def _goals(study: Study, target: float) -> list[tuple]:
+    """Rows of `to_target` from tables that give the updates to this target alone."""
+    goals = study.goals[(study.goals["target"] - target).abs() <= SLACK]
+    rows = []
+    for goal in goals.itertuples():
+        amounts = (goal.epochs, goal.updates, goal.running_time)
+        trained = (goal.epochs, goal.updates if goal.updates > 0 else goal.updates_trained, goal.running_time)
+        censored = "no" if goal.updates > 0 else "right"
+        rows.append((goal.experiment, goal.batch_size, goal.seed, censored, *amounts, *trained))
+    return rows
 
-    The curve of the base rate begins with the runs of the reference: it is one rule, the base rate, at smaller batch
-    sizes. Where both have a batch size and seed, the mode's own run counts.
-    """
+
+@dataclass(frozen=True)
+class Beginning:
+    """Which runs of the reference belong to the curve of a mode, because there both are one experiment."""
+
+    modes: tuple[str, ...] = ()
+    """names of the reference's"""
+    largest: float = 0
+    """batch size up to which its runs are the mode's as well"""
+    first: float = 0
+    """batch size at which the curve begins; smaller ones train worse than it"""
+
+
+def curve(runs: pd.DataFrame, mode: Mode, beginning: Beginning) -> pd.DataFrame:
+    """The rows of a table that make up a mode's curve over batch size: its own, and those of the reference that it
+    begins with. Where both have a batch size and seed, the mode's own run counts."""
+    keys = [key for key in RUN[1:] if key in runs.columns]
     own = runs[runs["experiment"] == mode.name]
-    if not mode.is_base_rate or mode.role == "reference":
-        return own
-    small = runs[runs["experiment"] == REFERENCE.name]
-    twice = pd.MultiIndex.from_frame(small[RUN[1:]]).isin(pd.MultiIndex.from_frame(own[RUN[1:]]))
-    joined = pd.concat([small[~twice], own]) if len(own) else small[~twice]
-    return joined.sort_values(["batch_size", "seed"], ignore_index=True)
+    shared = runs[runs["experiment"].isin(beginning.modes) & (runs["experiment"] != mode.name)]
+    shared = shared[shared["batch_size"] <= beginning.largest].drop_duplicates(keys)
+    twice = pd.MultiIndex.from_frame(shared[keys]).isin(pd.MultiIndex.from_frame(own[keys]))
+    parts = [part for part in (shared[~twice], own) if len(part)]
+    joined = pd.concat(parts) if parts else own
+    return joined[joined["batch_size"] >= beginning.first].sort_values(keys, ignore_index=True)
+
+
+def seconds_per_update(epochs: pd.DataFrame) -> pd.DataFrame:
+    """Training time of an update by batch size: the median over the epochs of each run, and over the runs.
+
+    Of any mode, since the rule costs nothing. Epochs without times or `updates`, and times of 0, say nothing.
+
+    Returns:
+        `batch_size`, `seconds`, and `error`: the standard error of log seconds over the runs, with the deviation of all
+        batch sizes together; NaN where no batch size has two runs.
+    """
+    epochs = epochs.sort_values([*RUN, "epoch", "updates"], kind="stable")
+    runs = [epochs[key] for key in RUN]
+    step = epochs.groupby(runs)[["updates", "running_time"]].diff().fillna(epochs[["updates", "running_time"]])
+    seconds = (step["running_time"].fillna(epochs["epoch_time"]) / step["updates"]).astype(float)
+    seconds = seconds.where(np.isfinite(seconds) & (seconds > 0))
+    by_run = np.log(seconds.groupby(runs).median().dropna()).rename("log")
+    groups = by_run.groupby("batch_size")
+    table = groups.agg(["median", "count"])
+    freedom = (table["count"] - 1).sum()
+    deviation = np.sqrt(((by_run - groups.transform("mean")) ** 2).sum() / freedom) if freedom else np.nan
+    table["seconds"], table["error"] = np.exp(table["median"]), deviation / np.sqrt(table["count"])
+    return table[["seconds", "error"]].reset_index()
 
 
 def means_to_target(runs: pd.DataFrame) -> pd.DataFrame:
-    """Geometric means over the seeds of `to_target`, per mode and batch size; NaN where a run is right-censored.
+    """Geometric means over the seeds of `to_target`, per mode and batch size; NaN where a run is censored.
 
-    The mean of those that did reach the target would be one of the lucky ones. `runs` and `reached` count them.
+    The mean of those that did reach the target would be one of the lucky ones, and one of upper bounds would rank
+    before what it may exceed. `runs` counts all, `reached` those that reached the target, `bounds` those of them that
+    did so within their first epoch.
     """
     amounts = list(AMOUNTS)
     reached = (runs["censored"] != "right").rename("reached")
+    bounds = (runs["censored"] == "left").rename("bounds")
     logs = np.log(runs[amounts].astype(float).where(runs[amounts] > 0))
-    groups = pd.concat([runs[RUN[:2]], logs, reached], axis=1).groupby(RUN[:2])
+    groups = pd.concat([runs[RUN[:2]], logs, reached, bounds], axis=1).groupby(RUN[:2])
     table = np.exp(groups[amounts].mean())
-    table["runs"], table["reached"] = groups.size(), groups["reached"].sum()
-    table.loc[table["reached"] < table["runs"], amounts] = np.nan
+    table["runs"], table["reached"], table["bounds"] = groups.size(), groups["reached"].sum(), groups["bounds"].sum()
+    table.loc[(table["reached"] < table["runs"]) | (table["bounds"] > 0), amounts] = np.nan
     return table.reset_index()
 
 
@@ -225,8 +320,9 @@ def frontier(finals: pd.DataFrame, least: float = 0.0) -> pd.DataFrame:
 def paired_differences(finals: pd.DataFrame, ours: str, theirs: str, column: str = "accuracy") -> pd.DataFrame:
     """Mean difference, ours − theirs, of runs with the same seed and batch size, per batch size that both have.
 
-    `difference`, `low`, `high` (95 % t interval over the pairs), `pairs`. With fewer than two pairs all three are NaN
-    and `reason` says so. Runs that diverged or are unfinished are in no pair.
+    `difference`, `low`, `high` (95 % interval by the moderated variance of the differences, see
+    `accuracies.moderated`), `pairs`, `reason`. Without a pair the difference is NaN; where no batch size has two pairs
+    the bounds are NaN. `reason` says so. Runs that diverged or are unfinished are in no pair.
 
     Args:
         finals: rows of `final`.
@@ -236,14 +332,25 @@ def paired_differences(finals: pd.DataFrame, ours: str, theirs: str, column: str
     keys = ["batch_size", "seed"]
     both = [finals.loc[finals["experiment"] == name, [*keys, column]] for name in (ours, theirs)]
     pairs = both[0].merge(both[1], on=keys, suffixes=("", "_theirs"))
-    rows = []
-    for size in sorted(set(both[0]["batch_size"]) & set(both[1]["batch_size"])):
-        of_size = pairs[pairs["batch_size"] == size]
-        values = (of_size[column] - of_size[f"{column}_theirs"]).dropna()
-        is_known = len(values) >= 2
-        reason = None if is_known else Reason.of("too few pairs", pairs=len(values))
-        rows.append((size, values.mean() if is_known else np.nan, *mean_interval(values), len(values), reason))
-    return pd.DataFrame(rows, columns=["batch_size", "difference", "low", "high", "pairs", "reason"])
+    pairs = pairs.assign(difference=pairs[column] - pairs[f"{column}_theirs"]).dropna(subset="difference")
+    sizes = sorted(set(both[0]["batch_size"]) & set(both[1]["batch_size"]))
+    groups = pairs.groupby("batch_size")
+    table = pd.DataFrame({"difference": groups["difference"].mean(), "pairs": groups.size()}).reindex(sizes)
+    table["pairs"] = table["pairs"].fillna(0).astype(int)
+    worse = groups[[column, f"{column}_theirs"]].mean().min(axis=1).reindex(sizes)
+    variance, freedom = moderated(
+        groups["difference"].var().reindex(sizes).to_numpy(),
+        (table["pairs"] - 1).clip(lower=0).to_numpy(),
+        (finals[column].max() - worse).fillna(0).to_numpy(),
+    )
+    half = stats.t.ppf(0.975, np.maximum(freedom, 1)) * np.sqrt(variance / table["pairs"].where(table["pairs"] > 0))
+    table["low"], table["high"] = table["difference"] - half, table["difference"] + half
+    table["reason"] = [
+        None if np.isfinite(low) else Reason.of("too few pairs", pairs=count)
+        for low, count in zip(table["low"], table["pairs"], strict=True)
+    ]
+    table = table.rename_axis("batch_size").reset_index()
+    return table[["batch_size", "difference", "low", "high", "pairs", "reason"]]
 
 
 def noise_scales(epochs: pd.DataFrame) -> pd.DataFrame:

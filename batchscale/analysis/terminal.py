@@ -20,6 +20,7 @@ from batchscale.analysis.words import (
     signed,
     spread,
     upwards,
+    verdict_size,
 )
 
 _INDENT = "    "
@@ -31,10 +32,13 @@ def text(found: Findings, width: int = 80) -> str:
     parts.append(_heading(found))
     if found.modes:
         parts.append(_table(found))
-        parts.append(f"95 % intervals below the batch sizes; {UNDETERMINED} : undetermined.")
+        parts.append(
+            f"95 % intervals below the batch sizes; {UNDETERMINED} : undetermined; > : pays beyond the largest."
+        )
     for mode in found.modes.values():
         parts += _mode(mode, found)
     parts += sentences.comparison(found)
+    parts += sentences.at_threshold(found)
     for effect in found.effects if found.modes else ():
         parts.append(_effect(effect))
     best = found.pareto
@@ -44,7 +48,8 @@ def text(found: Findings, width: int = 80) -> str:
             for row in best.itertuples()
         ]
         parts.append(f"Pareto frontier of accuracy and time, {len(best)} of {len(found.frontier)}{_some(each)}")
-    parts += [f"Note: {remark}" for remark in found.remarks]
+    reason = found.to_target.reason
+    parts += [f"Note: {remark}" for remark in ([reason] if reason else []) + list(found.remarks)]
     return _wrapped(parts, width)
 
 
@@ -77,23 +82,25 @@ def _heading(found: Findings) -> str:
 
 
 def _threshold(found: Threshold) -> str:
+    if found.is_given:
+        return f"threshold {percent(found.accuracy)}, as given"
     size = found.from_batch_size
-    source = "the mean of the small batch sizes" if size is None else f"B = {size}"
+    source = "the mean of the reference's batch sizes" if size is None else f"B = {size}"
+    high = "" if percent(found.mean) == percent(found.best) else f", of which {points(found.optimism)} count as chance,"
     return (
-        f"threshold {percent(found.accuracy)}: {percent(found.best, found.standard_deviation)} of {source} "
-        f"({count(found.seeds, 'seed')}) minus {points(found.tolerance)}"
+        f"threshold {percent(found.accuracy)}: {percent(found.mean, found.standard_deviation)} of {source} "
+        f"({count(found.seeds, 'seed')}){high} minus {points(found.tolerance)}"
     )
 
 
 def _table(found: Findings) -> str:
-    column = 13
+    column = 14
     lines = ["".join(f"{head:>{column}}" for head in (*CURRENCIES, "critical B"))]
     for name, mode in found.modes.items():
-        verdicts = [mode.breaking_points[currency] for currency in CURRENCIES]
-        values = [*(verdict.batch_size for verdict in verdicts), mode.critical.estimate]
-        intervals = [interval(*each.interval) for each in (*verdicts, mode.critical)]
+        verdicts = [*(mode.breaking_points[currency] for currency in CURRENCIES), mode.critical]
+        intervals = [interval(*each.interval) for each in verdicts]
         lines.append(name)
-        lines.append("".join(f"{number(value):>{column}}" for value in values))
+        lines.append("".join(f"{verdict_size(each):>{column}}" for each in verdicts))
         if any(intervals):
             lines.append("".join(f"{shown:>{column}}" for shown in intervals))
     return "\n".join(line.rstrip() for line in lines)
@@ -103,7 +110,7 @@ def _mode(mode: ModeFindings, found: Findings) -> list[str]:
     parts = [f"{mode.mode.name}: {sentences.accuracy(mode, found.threshold)}"]
     reasons = {f"breaking point in {currency}": mode.breaking_points[currency].reasons for currency in CURRENCIES}
     reasons["critical batch size"] = mode.critical.reasons
-    if mode.breaking_points["accuracy"].batch_size is None and len(mode.losses) and found.threshold:
+    if mode.breaking_points["accuracy"].estimate is None and len(mode.losses) and found.threshold:
         del reasons["breaking point in accuracy"]  # the sentence says it
     parts += _items(grouped(reasons))
     noise = mode.noise_scale
@@ -120,9 +127,10 @@ def _items(lines: list[str]) -> list[str]:
 
 def _effect(effect: Effect) -> str:
     def said(row) -> str:
-        if row.reason is not None:
+        if row.pairs == 0:
             return f"{UNDETERMINED} ({row.reason})"
-        return f"{signed(row.difference)} ({signed(row.low)} to {signed(row.high)})"
+        between = str(row.reason) if row.reason is not None else f"{signed(row.low)} to {signed(row.high)}"
+        return f"{signed(row.difference)} ({between})"
 
     shown = [
         f"{listed([row.batch_size for row in rows])}: {difference}"

@@ -36,6 +36,24 @@ def interval(low: float | None, high: float | None) -> str:
     return f"≥ {number(low)}" if high is None else f"{number(low)}–{number(high)}"
 
 
+def verdict_size(found) -> str:
+    """The estimate of a breaking point or critical batch size. Where a breaking point lies outside the recorded batch
+    sizes, the side: `> 8192` pays up to the largest, `< 128` from the smallest on not."""
+    kept, lost = getattr(found, "between", (None, None))
+    if found.estimate is not None or (kept, lost) == (None, None):
+        return number(found.estimate)
+    return f"< {lost}" if kept is None else f"> {kept}"
+
+
+def minus(value: float) -> str:
+    """An exponent or slope with two digits and a proper minus.
+
+    >>> minus(-0.987), minus(0.204)
+    ('−0.99', '0.20')
+    """
+    return f"{value:.2f}".replace("-", "−")
+
+
 def upwards(low: float, high: float | None) -> str:
     """A range that may be open above.
 

@@ -3,10 +3,12 @@
 study = Study.load("data")
 study.epochs                        # a frame, one row per epoch, columns as in `Epoch`
 study.runs                          # a frame, one row per run: experiment, batch_size, seed, status
+study.goals                         # a frame, what runs needed to reach a target, where that is all that is known
 study.groups()                      # parts whose settings agree, the largest first
 study.where(width=0.25)             # the runs with that setting
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -23,9 +25,9 @@ from batchscale.errors import UserError
 from batchscale.experiment import Experiment
 from batchscale.modes import Mode
 from batchscale.paths import typed
-from batchscale.records.tables import contents, digest_of, epochs_of, sidecars
+from batchscale.records.csvs import RUN, no_results
+from batchscale.records.tables import contents, digest_of, elsewhere, frames_of, sidecars
 
-RUN = ["experiment", "batch_size", "seed"]  # what tells one run from another
 Run = tuple[str, int, int]
 
 # Settings in which runs must agree before they can be compared; modes differ in nothing but their rule.
@@ -45,12 +47,17 @@ class Study:
     """Runs that are analysed together. Make one with `load` or `of`.
 
     Attributes:
-        epochs: one row per epoch, columns as in `Epoch`, sorted by run and epoch.
+        epochs: one row per epoch, columns as in `Epoch`, sorted by run and epoch. In somebody else's log `epoch` may be
+            NaN, skip some, or have fractions; in a table of final accuracies a run has one row, without `epoch` and
+            `updates`.
         runs: one row per run: `experiment`, `batch_size`, `seed`, and `status`, which is "complete", "running" or
             "diverged", or "unknown" for a run without a sidecar. A run that diverged in its first epoch has no epochs.
         sidecars: contents of the sidecars by run.
         folder: name of the folder, for sentences.
         digest: SHA-256 of the CSVs, see `tables.digest`; of the whole folder, also for a part of it.
+        goals: one row per run and target of the tables that say what a run needed to reach it: the run, `target`,
+            `updates`, `epochs` and `running_time` (NaN: never reached, or unknown), and `updates_trained`.
+        elsewhere: subfolders whose CSVs were not read, with their number, see `tables.elsewhere`.
     """
 
     epochs: pd.DataFrame
@@ -58,29 +65,40 @@ class Study:
     sidecars: Mapping[Run, dict]
     folder: str = ""
     digest: str = ""
+    goals: pd.DataFrame = dataclasses.field(default_factory=no_results)
+    elsewhere: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, data_dir: str | os.PathLike) -> "Study":
         """All records of a folder. Needs the CSVs alone; a missing or empty folder gives a study without runs.
 
         Raises:
-            UserError: the folder or a file in it cannot be read, or two hold the same run, see `tables.epochs_of`.
+            UserError: the folder or a file in it cannot be read, or two hold the same run, see `tables.frames_of`.
         """
         folder = typed(data_dir, "data_dir")
-        csvs = contents(folder, ".csv")
-        study = cls.of(epochs_of(csvs), sidecars=sidecars(folder))
-        return replace(study, folder=folder.resolve().name, digest=digest_of(csvs))
+        csvs, beside = contents(folder, ".csv"), sidecars(folder)
+        epochs, goals = frames_of(csvs, beside)
+        study = cls.of(epochs, sidecars=beside, goals=goals)
+        return replace(study, folder=folder.resolve().name, digest=digest_of(csvs), elsewhere=elsewhere(folder))
 
     @classmethod
     def of(
-        cls, epochs: pd.DataFrame, *, diverged: Collection[Run] = (), sidecars: Iterable[dict] = (), folder: str = ""
+        cls,
+        epochs: pd.DataFrame,
+        *,
+        diverged: Collection[Run] = (),
+        sidecars: Iterable[dict] = (),
+        folder: str = "",
+        goals: pd.DataFrame | None = None,
     ) -> "Study":
-        """A study of these epochs. A CSV does not say that its run diverged: `diverged` or a sidecar does.
+        """A study of these epochs and results. A CSV does not say that its run diverged: `diverged` or a sidecar does.
 
         Sidecars of runs that have no epochs and did not diverge are left out.
         """
         contents = {_run(content["experiment"]): content for content in sidecars}
-        status = dict.fromkeys(_as_runs(epochs.drop_duplicates(RUN)), "unknown")
+        goals = no_results() if goals is None else goals
+        runs = [run for table in (epochs, goals) for run in _as_runs(table.drop_duplicates(RUN))]
+        status = dict.fromkeys(runs, "unknown")
         for run, content in contents.items():
             if run in status or content["status"] == "diverged":
                 status[run] = content["status"]
@@ -88,7 +106,7 @@ class Study:
         rows = [(*run, status[run]) for run in sorted(status)]
         runs = pd.DataFrame(rows, columns=[*RUN, "status"])
         known = {run: contents[run] for run in sorted(status) if run in contents}
-        return cls(epochs.reset_index(drop=True), runs, known, folder)
+        return cls(epochs.reset_index(drop=True), runs, known, folder, goals=goals)
 
     @property
     def diverged(self) -> list[Run]:
@@ -121,6 +139,7 @@ class Study:
             self,
             epochs=self.epochs[is_any(self.epochs, runs)].reset_index(drop=True),
             runs=self.runs[is_any(self.runs, runs)].reset_index(drop=True),
+            goals=self.goals[is_any(self.goals, runs)].reset_index(drop=True),
             sidecars={run: content for run, content in self.sidecars.items() if run in runs},
         )
 
@@ -213,9 +232,10 @@ class Study:
             return self
         usual = self.devices.most_common(1)[0][0]
         others = [run for run, content in self.sidecars.items() if _devices(content) - {usual}]
-        epochs = self.epochs.copy()
+        epochs, goals = self.epochs.copy(), self.goals.copy()
         epochs.loc[is_any(epochs, others), TIMES] = np.nan
-        return replace(self, epochs=epochs)
+        goals.loc[is_any(goals, others), "running_time"] = np.nan
+        return replace(self, epochs=epochs, goals=goals)
 
 
 def is_any(table: pd.DataFrame, runs: Collection[Run]) -> np.ndarray:

@@ -186,8 +186,6 @@ class Records:
         from batchscale.records import Study
         from batchscale.records.tables import require_folder
 
-        if self.target is not None and not 0 < self.target <= 1:
-            raise UserError(f"target is {self.target}; it must be a fraction, above 0 and at most 1")
         require_folder(self.data_dir)
         settings = {}
         for each in self.where:
@@ -195,7 +193,11 @@ class Records:
             if not (field and equals):
                 raise UserError(f"where is {each!r}; it must have the form setting=value, as in width=0.25")
             settings[field.replace("-", "_")] = value
-        return Study.load(self.data_dir).where(**settings)
+        study = Study.load(self.data_dir).where(**settings)
+        goals = set(study.goals["target"])  # may be losses
+        if self.target is not None and not 0 < self.target <= 1 and self.target not in goals:
+            raise UserError(f"target is {self.target}; it must be a fraction, above 0 and at most 1")
+        return study
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,6 +114,10 @@ def _figures(found: Findings) -> dict[str, tuple[tuple[float, float], Callable[[
         plots.critical_batch_sizes(ax, at)
         legend_beside(ax)
 
+    def time(ax: Axes) -> None:
+        plots.to_target(ax, at, "running_time", found.study.modes)
+        plots.knees(ax, at)
+
     def effects(ax: Axes) -> None:
         plots.effects(ax, found.effects, found.study.modes)
         legend_beside(ax)
@@ -137,7 +141,7 @@ def _figures(found: Findings) -> dict[str, tuple[tuple[float, float], Callable[[
         figures["effects"] = size(2.1), effects
     if found.target is not None and modes:
         figures["updates"] = size(2.3), updates
-        figures["time"] = size(2.1), lambda ax: plots.to_target(ax, at, "running_time", found.study.modes)
+        figures["time"] = size(2.1), time
     if any(mode.critical.estimate or mode.noise_scale for mode in modes.values()):
         figures["noise_scales"] = (TEXT_WIDTH, min(0.9 + 0.4 * len(modes), 8)), lambda ax: plots.noise_scales(ax, found)
     if any(mode.breaking_points[currency].estimate for mode in modes.values() for currency in CURRENCIES):

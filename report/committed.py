@@ -17,7 +17,7 @@ from PIL import Image
 
 from batchscale.analysis import plots, sentences
 from batchscale.analysis.findings import Findings
-from batchscale.analysis.words import percent
+from batchscale.analysis.words import goal
 from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, Experiment
 from batchscale.modes import MODES
 from batchscale.sweeps.notebooks import RESULTS, TRAINING
@@ -65,7 +65,7 @@ def _headline(found: Findings) -> str:
         "",
         _table([head, ["---"] * len(head), *rows]),
         f"*{sentences.settings(found.study)}. {built_from(found.study)}; SHA-256 of the CSVs `{found.study.digest}`. "
-        f"Updates and time count to {percent(found.target)}.*",
+        f"Updates and time count to {goal(found.target)}.*",
         "",
     ]
     return "\n".join(lines)
@@ -85,6 +85,7 @@ def draw(found: Findings, path: Path) -> None:
     for ax, column in zip(axes[1:], ("updates", "running_time"), strict=True):
         plots.to_target(ax, found.to_target, column, found.study.modes)
     plots.critical_batch_sizes(axes[1], found.to_target)
+    plots.knees(axes[2], found.to_target)
     shown = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, frameon=False)
     path.parent.mkdir(exist_ok=True)

@@ -19,6 +19,7 @@ from batchscale.analysis.words import (
     UNDETERMINED,
     count,
     exact,
+    goal,
     interval,
     listed,
     number,
@@ -85,7 +86,7 @@ def contents(found: Findings) -> dict:
         "frontier": sentences.frontier(found),
         "discussion": [*sentences.comparison(found), *sentences.smallest(found)],
         "missing": [sentence(str(remark)) for remark in found.remarks],
-        "target": None if found.target is None else percent(found.target),
+        "target": None if found.target is None else goal(found.target),
         "target_reason": None if found.to_target.reason is None else sentence(str(found.to_target.reason)),
         "study": _study(),
     }
@@ -142,7 +143,7 @@ def several_targets(at: Iterable[ToTarget], study: Study) -> list[list[str]]:
             noise = each.noise_scales[name]
             beside = [UNDETERMINED, ""] if noise is None else [number(noise.median), interval(noise.low, noise.high)]
             critical = [number(fit.estimate), interval(*fit.interval)]
-            rows.append([percent(each.target), study.modes[name].label, *critical, *beside])
+            rows.append([goal(each.target), study.modes[name].label, *critical, *beside])
     return rows
 
 

@@ -13,10 +13,13 @@ from batchscale.records.study import RUN, Run, Study, is_any
 
 IMAGES = 50_000
 TARGET = 0.7
-MODES = {  # S_min and B_crit of each mode at the target, and the batch size above which its final accuracy falls
-    "baseline_large": (5000.0, 100.0, 64),
-    "scaled_lr": (1000.0, 600.0, 300),
-    "gradual_warmup_scaled_lr": (700.0, 900.0, 1200),
+# By mode: S_min and B_crit at the target, and the batch size above which its final accuracy falls. At the reference
+# batch size, 8, all are one experiment, and so need as many updates.
+STEPS_AT_8 = 67_500.0
+MODES = {
+    "baseline_large": (STEPS_AT_8 / (1 + 100 / 8), 100.0, 64),  # S_min = 5000
+    "scaled_lr": (STEPS_AT_8 / (1 + 600 / 8), 600.0, 300),  # 888
+    "gradual_warmup_scaled_lr": (STEPS_AT_8 / (1 + 900 / 8), 900.0, 1200),  # 595
 }
 
 

@@ -13,10 +13,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from batchscale.analysis import statistics, tables
+from batchscale.analysis.accuracies import accuracies as cells_of
+from batchscale.analysis.accuracies import moderated
 from batchscale.analysis.reasons import Reason
-from batchscale.analysis.tables import final, over_seeds, planned_epochs, to_target, unfinished
-from batchscale.analysis.threshold import threshold
+from batchscale.analysis.tables import Beginning, curve, final, over_seeds, planned_epochs, to_target, unfinished
+from batchscale.analysis.threshold import Threshold, threshold
 from batchscale.epoch import COLUMNS, STUDY_COLUMNS
+from batchscale.errors import UserError
+from batchscale.modes import MODES
 from batchscale.records.study import Study
 
 
@@ -55,55 +59,189 @@ def test_over_seeds():
     ]
 
 
-def test_threshold_is_the_best_mean_less_the_tolerance():
-    found = threshold(STUDY)
+def threshold_of(study: Study, tolerance: float = 0.01, of: str | float = "best") -> Threshold | None:
+    """That of the small minibatches."""
+    finals = final(study)
+    return threshold(finals, cells_of(finals, study.diverged), ["baseline_small"], tolerance, of)
+
+
+def test_threshold_is_the_best_mean_less_optimism_and_tolerance():
+    found = threshold_of(STUDY)
     assert (found.from_batch_size, found.seeds, found.tolerance) == (8, 2, 0.01)
-    assert found.best == pytest.approx(0.67)
-    assert found.accuracy == pytest.approx(0.66)
-    assert threshold(STUDY, tolerance=0.1).accuracy == pytest.approx(0.57)
+    assert found.mean == pytest.approx(0.67)
+    assert found.best == pytest.approx(0.67 - found.optimism)
+    assert 0 < found.optimism < 0.05  # 2 and 8 differ by no more than their seeds
+    assert found.accuracy == pytest.approx(found.best - 0.01)
+    assert found.standard_deviation == pytest.approx(0.01 * math.sqrt(2))
+    assert threshold_of(STUDY, tolerance=0.1).accuracy == pytest.approx(found.best - 0.1)
     assert found.records == ("baseline_small_bs8_seed0", "baseline_small_bs8_seed1")
+    alone = threshold_of(STUDY.without([("baseline_small", 2, 0), ("baseline_small", 2, 1)]))
+    assert (alone.best, alone.optimism) == (pytest.approx(0.67), 0)
+    assert alone.interval == pytest.approx(stats.t.interval(0.95, 1, 0.67, stats.sem([0.66, 0.68])))
     renamed = EPOCHS.replace({"experiment": {"baseline_small": "baseline_large", "scaled_lr": "baseline_small"}})
-    assert threshold(Study.of(renamed)).from_batch_size == 128
-    assert threshold(STUDY.without([run for run in RUNS if run[0] == "baseline_small"])) is None
+    assert threshold_of(Study.of(renamed)).from_batch_size == 128
+    assert threshold_of(STUDY.without([run for run in RUNS if run[0] == "baseline_small"])) is None
 
 
 def test_a_killed_run_is_not_final_and_an_extended_one_makes_no_other_unfinished():
-    records = more(EPOCHS, table(("scaled_lr", 256, 0, [0.9]), ("scaled_lr", 512, 0, [0.1, 0.2, 0.9])))
-    # 1, 2 and 3 are equally common
-    assert planned_epochs(records.epochs).to_dict() == {"baseline_small": 2, "scaled_lr": 3}
-    records = more(records.epochs, table(("scaled_lr", 1024, 0, [0.1, 0.3])))
-    assert planned_epochs(records.epochs)["scaled_lr"] == 2
-    of_mode = final(records).query("experiment == 'scaled_lr'")
-    assert of_mode[["batch_size", "accuracy"]].values.tolist() == [[128, 0.5], [512, 0.2], [1024, 0.3]]
-    assert unfinished(records)[["batch_size", "epoch"]].values.tolist() == [[256, 1]]
+    records = table(
+        *[("mine", 128, seed, [0.1, 0.5]) for seed in range(3)],
+        ("mine", 128, 3, [0.1, 0.2, 0.9]),  # extended
+        ("mine", 128, 4, [0.9]),  # killed
+        ("other", 128, 0, [0.1] * 5),
+    )
+    assert planned_epochs(Study.of(records)).to_dict() == {("mine", 128): 2, ("other", 128): 5}
+    of_mode = final(Study.of(records)).query("experiment == 'mine'")
+    assert of_mode[["seed", "epoch", "accuracy"]].values.tolist() == [[0, 2, 0.5], [1, 2, 0.5], [2, 2, 0.5], [3, 2, 0.2]]
+    assert unfinished(Study.of(records))[["experiment", "seed", "epoch"]].values.tolist() == [["mine", 4, 1]]
+    equal = table(("mine", 8, 0, [0.1]), ("mine", 8, 1, [0.1, 0.2]))
+    assert planned_epochs(Study.of(equal)).tolist() == [2]  # of equally common lengths the longest
 
 
-def test_threshold_of_the_mean_and_its_spread():
-    best, mean = threshold(STUDY), threshold(STUDY, of="mean")
-    assert best.standard_deviation == pytest.approx(0.01 * math.sqrt(2))
-    assert sorted(best.by_seed) == pytest.approx([0.66, 0.68])
-    assert (mean.from_batch_size, mean.seeds, mean.best) == (None, 2, pytest.approx(0.66))
-    assert sorted(mean.by_seed) == pytest.approx([0.63, 0.69])  # seed 0: (0.60 + 0.66)/2, seed 1: (0.70 + 0.68)/2
+def lengths(*runs: tuple[int, int], status: str | None = None) -> dict[int, float]:
+    """Planned epochs by batch size, of runs of (batch size, epochs); `status` of all that have a sidecar."""
+    epochs = table(*[("mine", size, seed, [0.5] * length) for seed, (size, length) in enumerate(runs)])
+    beside = [
+        {"status": status, "experiment": {"name": "mine", "batch_size": size, "seed": seed}}
+        for seed, (size, _) in enumerate(runs)
+        if status
+    ]
+    planned = planned_epochs(Study.of(epochs, sidecars=beside))
+    return {int(size): length for (_, size), length in planned.items()}
+
+
+def test_each_batch_size_may_have_been_trained_for_another_number_of_epochs():
+    """As in studies with a fixed number of updates, or a longer warm-up of the large minibatches."""
+    assert lengths((8, 3), (16, 4), (32, 6)) == {8: 3, 16: 4, 32: 6}
+    assert lengths((8, 6), (16, 4), (32, 3)) == {8: 6, 16: 4, 32: 3}
+    # Shorter than a smaller and a larger one: it was not trained to its end, which was that of the shorter of the two.
+    assert lengths((8, 5), (16, 2), (32, 4)) == {8: 5, 16: 4, 32: 4}
+    assert lengths((8, 5), (16, 2), (32, 1), (64, 3)) == {8: 5, 16: 3, 32: 3, 64: 3}
+    # Where sidecars say that every run is complete, that was so planned.
+    assert lengths((8, 5), (16, 2), (32, 4), status="complete") == {8: 5, 16: 2, 32: 4}
+    # Where all are under way, the mode's longest of equally common ones is the best guess for each.
+    assert lengths((8, 5), (16, 2), (32, 4), status="running") == {8: 5, 16: 5, 32: 5}
+
+
+def test_runs_under_way_say_nothing_beside_others():
+    epochs = table(*[("mine", 8, seed, [0.5] * 2) for seed in (0, 1)], ("mine", 8, 2, [0.5] * 5), ("mine", 16, 3, [0.5]))
+    beside = [
+        {"status": "complete" if seed == 2 else "running", "experiment": {"name": "mine", "batch_size": size, "seed": seed}}
+        for size, seed in ((8, 0), (8, 1), (8, 2), (16, 3))
+    ]
+    study = Study.of(epochs, sidecars=beside)
+    assert planned_epochs(study).to_dict() == {("mine", 8): 5, ("mine", 16): 5}
+    assert final(study)["seed"].tolist() == [2]
+    assert unfinished(study)["seed"].tolist() == [0, 1, 3]
+
+
+def test_updates_take_the_place_of_epochs():
+    """In a log without epochs; in a table of final accuracies there is neither, and every row is final."""
+    log = table(("mine", 8, 0, [0.5, 0.6]), ("mine", 8, 1, [0.5, 0.7]), ("mine", 8, 2, [0.9]))
+    log = log.assign(updates=100.0 * log["epoch"], epoch=math.nan)
+    assert planned_epochs(Study.of(log)).tolist() == [200]
+    assert final(Study.of(log))["accuracy"].tolist() == [0.6, 0.7]
+    results = table(("mine", 8, 0, [0.5]), ("mine", 16, 0, [0.6])).assign(epoch=math.nan)
+    assert final(Study.of(results))["accuracy"].tolist() == [0.5, 0.6]
+    assert unfinished(Study.of(results)).empty
+
+
+def test_final_accuracy_is_a_mean_over_the_last_epochs():
+    epochs = table(("mine", 8, 0, [0.2, 0.4, 0.6, 0.8]), ("mine", 8, 1, [0.1, 0.2, 0.3, 0.5]), ("mine", 8, 2, [0.3]))
+    epochs = epochs.assign(test_loss=10 * epochs["accuracy"], running_time=2.0 * epochs["epoch"])
+    study = Study.of(epochs)
+    for count, expected in ((1, [0.8, 0.5]), (2, [0.7, 0.4]), (4, [0.5, 0.275]), (9, [0.5, 0.275])):
+        rows = final(study, count)
+        assert rows["accuracy"].tolist() == pytest.approx(expected)
+        assert rows["test_loss"].tolist() == pytest.approx(np.multiply(10, expected))
+        # How long it took, and when, is that of the end.
+        assert rows[["seed", "epoch", "running_time"]].values.tolist() == [[0, 4, 8], [1, 4, 8]]
+    extended = more(epochs, table(("mine", 8, 3, [0.2, 0.4, 0.6, 0.8, 0.0, 0.0])))
+    assert final(extended, 2)["accuracy"].tolist() == pytest.approx([0.7, 0.4, 0.7])
+
+
+def test_threshold_of_the_mean():
+    mean = threshold_of(STUDY, of="mean")
+    assert (mean.from_batch_size, mean.seeds, mean.best, mean.optimism) == (None, 2, pytest.approx(0.66), 0)
     one_more = more(EPOCHS, table(("baseline_small", 2, 2, [0.3, 0.8])))
-    mean = threshold(one_more, of="mean")  # batch sizes count once: (0.70 + 0.67)/2
-    assert mean.best == pytest.approx(0.685)
-    assert sorted(mean.by_seed)[2] == pytest.approx(0.685 + 0.1)  # only at B = 2, and 0.1 above the others there
-    single = threshold(one_more.where(seed=0))
+    assert threshold_of(one_more, of="mean").best == pytest.approx(0.685)  # batch sizes count once: (0.70 + 0.67)/2
+    single = threshold_of(one_more.where(seed=0))
     assert np.isnan(single.standard_deviation)
     assert np.isnan(single.interval).all()
-    with pytest.raises(ValueError, match="best or mean"):
-        threshold(STUDY, of="median")
+    assert (single.best, single.from_batch_size) == (0.66, 8)
+    with pytest.raises(UserError, match="'median'; it must be best, mean, or a fraction"):
+        threshold_of(STUDY, of="median")
 
 
 def test_threshold_without_a_diverged_run():
     # Both runs of B = 8 were to go on: their rows are no final ones.
     failed = Study.of(EPOCHS, diverged=[("baseline_small", 8, 0), ("baseline_small", 8, 1)])
-    assert threshold(failed).from_batch_size == 2
+    assert threshold_of(failed).from_batch_size == 2
+    assert threshold_of(Study.of(EPOCHS, diverged=[("baseline_small", 8, 7)])).from_batch_size == 2  # one of three
     assert {*zip(final(failed)["experiment"], final(failed)["batch_size"], strict=True)} == {
         ("baseline_small", 2),
         ("scaled_lr", 128),
     }
     assert unfinished(failed).empty  # they are failures, which is more than unfinished
+
+
+def test_a_curve_begins_with_the_runs_of_the_reference():
+    runs = pd.DataFrame(
+        [
+            ("baseline_small", 2, 0, 0),
+            ("baseline_small", 8, 0, 1),
+            ("baseline_small", 32, 0, 2),
+            ("baseline_small", 32, 1, 3),
+            ("baseline_small", 64, 0, 4),
+            ("scaled_lr", 4, 0, 5),
+            ("scaled_lr", 32, 0, 6),
+            ("scaled_lr", 128, 0, 7),
+            ("other", 16, 0, 8),
+        ],
+        columns=["experiment", "batch_size", "seed", "updates"],
+    )
+
+    def found(name: str, *beginning) -> list[int]:
+        return curve(runs, MODES[name], Beginning(*beginning))["updates"].tolist()
+
+    small = ("baseline_small",)
+    assert found("scaled_lr", small, 32, 8) == [1, 6, 3, 7]  # its own run counts where there are two of one seed
+    assert found("scaled_lr", small, 32, 2) == [0, 5, 1, 6, 3, 7]
+    assert found("scaled_lr", small, math.inf, 32) == [6, 3, 4, 7]
+    assert found("scaled_lr") == [5, 6, 7]
+    assert found("baseline_large", small, 32, 8) == [1, 2, 3]
+    assert found("scaled_lr", ("baseline_small", "other"), 16, 8) == [1, 8, 6, 7]
+    assert found("baseline_small", small, 32, 8) == [1, 2, 3, 4]  # of a reference all are its own
+    # A table by batch size has no seeds: where the mode has the batch size, its own row counts.
+    by_size = runs.drop(columns="seed").drop_duplicates(["experiment", "batch_size"])
+    assert curve(by_size, MODES["scaled_lr"], Beginning(small, 32, 8))["updates"].tolist() == [1, 6, 7]
+    assert curve(runs.iloc[:0], MODES["scaled_lr"], Beginning(small, 32, 8)).empty
+
+
+def test_seconds_per_update():
+    """By hand: the median over the epochs of a run, over its runs the median of the logarithms, and their deviation."""
+    first = table(("a", 8, 0, [0.1] * 3)).assign(updates=[10, 20, 30], running_time=[1.0, 21.0, 24.0])
+    second = table(("b", 8, 0, [0.1] * 2)).assign(updates=[10, 20], running_time=[2.7, 5.4])
+    third = table(("b", 16, 0, [0.1] * 2)).assign(updates=[5, 10], running_time=[4.0, 8.0])
+    found = tables.seconds_per_update(more(first, second, third).epochs)
+    assert found["batch_size"].tolist() == [8, 16]
+    np.testing.assert_allclose(found["seconds"], [math.sqrt(0.3 * 0.27), 0.8])  # epochs of 1, 20 and 3 s: 0.3 s
+    deviation = math.log(0.3 / 0.27) / math.sqrt(2)
+    np.testing.assert_allclose(found["error"], [deviation / math.sqrt(2), deviation])
+    alone = tables.seconds_per_update(more(first, third).epochs)
+    assert alone["error"].isna().all()
+
+
+def test_seconds_per_update_of_incomplete_records():
+    first = table(("a", 8, 0, [0.1] * 3)).assign(updates=[10, 20, 30], running_time=[1.0, 2.0, 3.0])
+    for unknown in ({"updates": math.nan}, {"running_time": math.nan}, {"running_time": 0.0}):
+        assert tables.seconds_per_update(first.assign(**unknown)).empty
+    per_epoch = first.assign(running_time=math.nan, epoch_time=2.0)  # divided by what was trained in an epoch
+    assert per_epoch["updates"].diff().iloc[1] == 10
+    gap = first.drop(index=1)  # an evaluation every other epoch: 2 s for 20 updates
+    np.testing.assert_allclose(tables.seconds_per_update(gap)["seconds"], 0.1)
+    np.testing.assert_allclose(tables.seconds_per_update(per_epoch)["seconds"], 0.2)
+    assert tables.seconds_per_update(NOTHING.epochs).empty
 
 
 def timed(*runs) -> pd.DataFrame:
@@ -202,18 +340,15 @@ def test_of_equal_means_the_smallest_batch_size_is_the_reference():
             for size, of in ((4, first), (16, second))
             for seed, value in enumerate(of)
         ]
-        assert threshold(Study.of(table(*runs))).from_batch_size == 4
+        assert threshold_of(Study.of(table(*runs))).from_batch_size == 4
     assert statistics.first_best(pd.Series([0.1 + 0.2, 0.3, 0.3001], index=[8, 16, 32])) == 32
     assert statistics.first_best(pd.Series([0.3, 0.1 + 0.2], index=[8, 16])) == 8
 
 
-def test_intervals_are_students_and_welchs():
+def test_intervals_of_differences_are_welchs():
     one, other = [0.61, 0.63, 0.60], [0.70, 0.65, 0.66, 0.71]
-    expected = stats.t.interval(0.95, 2, np.mean(one), stats.sem(one))
-    assert statistics.mean_interval(one) == pytest.approx(expected)
     welch = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
     assert statistics.difference_interval(one, other)[1:] == pytest.approx((welch.low, welch.high))
-    assert np.isnan(statistics.mean_interval([1.0])).all()
     assert np.isnan(statistics.difference_interval([1.0], other)[1:]).all()
     assert statistics.difference_interval([1, 1], [2, 2]) == (-1, -1, -1)
     assert statistics.difference_interval([1, math.inf], [2, 2]) == (math.inf,) * 3
@@ -297,25 +432,58 @@ def test_frontier_without_what_has_learned_nothing():
     assert tables.frontier(finals, least=0.5).empty
 
 
-def test_paired_differences():
+def pairs(differences: dict[int, list[float]], theirs: float = 0.5) -> pd.DataFrame:
+    """Runs of two modes whose differences at equal seeds are these."""
+    return table(
+        *[
+            (name, size, seed, [theirs + (difference if name == "scaled_lr" else 0)])
+            for size, of_size in differences.items()
+            for seed, difference in enumerate(of_size)
+            for name in ("scaled_lr", "baseline_large")
+        ]
+    )
+
+
+def test_paired_differences_of_one_batch_size_are_students():
     ours, theirs = [0.60, 0.64, 0.66, 0.50], [0.50, 0.60, 0.61]
     records = table(
         *[("scaled_lr", 128, seed, [value]) for seed, value in enumerate(ours)],
         *[("baseline_large", 128, seed, [value]) for seed, value in enumerate(theirs)],
-        ("scaled_lr", 256, 0, [0.5]),
-        ("baseline_large", 256, 0, [0.4]),
         ("scaled_lr", 512, 0, [0.5]),
     )
-    first, second = tables.paired_differences(records, "scaled_lr", "baseline_large").to_dict("records")
+    (row,) = tables.paired_differences(records, "scaled_lr", "baseline_large").to_dict("records")
     paired = stats.ttest_rel(ours[:3], theirs).confidence_interval(0.95)
-    assert (first["batch_size"], first["pairs"]) == (128, 3)
-    assert (first["low"], first["high"]) == pytest.approx((paired.low, paired.high))
-    assert first["difference"] == pytest.approx(np.mean(np.subtract(ours[:3], theirs)))
-    assert (second["batch_size"], second["pairs"]) == (256, 1)
-    assert np.isnan(second["difference"])
-    assert first["reason"] is None
-    assert second["reason"] == Reason.of("too few pairs", pairs=1)
-    assert str(second["reason"]) == "1 pair of equal seeds, where two are needed"
+    assert (row["batch_size"], row["pairs"], row["reason"]) == (128, 3, None)
+    assert row["difference"] == pytest.approx(np.mean(np.subtract(ours[:3], theirs)))
+    assert (row["low"], row["high"]) == pytest.approx((paired.low, paired.high))
+
+
+def test_paired_differences_share_their_variances():
+    """Of batch sizes that lose about as much; a single pair has the deviation of the others."""
+    differences = {128: [0.010, 0.014, 0.012], 256: [0.02, 0.024, 0.022], 512: [0.03]}
+    records = pairs(differences)
+    found = tables.paired_differences(records, "scaled_lr", "baseline_large")
+    assert found["difference"].tolist() == pytest.approx([0.012, 0.022, 0.03])
+    assert found["pairs"].tolist() == [3, 3, 1]
+    variances, freedom = moderated(np.array([4e-6, 4e-6, math.nan]), np.array([2, 2, 0]), np.full(3, 0.03))
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(variances / [3, 3, 1])
+    np.testing.assert_allclose(found["high"] - found["difference"], half)
+    np.testing.assert_allclose(found["difference"] - found["low"], half)
+    np.testing.assert_allclose(variances, 4e-6)  # all vary alike
+    assert found["reason"].tolist() == [None] * 3
+
+
+def test_paired_differences_without_pairs_or_with_single_ones():
+    single = tables.paired_differences(pairs({128: [0.01], 256: [0.02]}), "scaled_lr", "baseline_large")
+    assert single["difference"].tolist() == pytest.approx([0.01, 0.02])
+    assert single[["low", "high"]].isna().all(axis=None)
+    assert single["reason"].tolist() == [Reason.of("too few pairs", pairs=1)] * 2
+    assert str(single["reason"].iloc[0]) == "1 pair of equal seeds: no interval"
+    apart = table(("scaled_lr", 128, 0, [0.6]), ("baseline_large", 128, 1, [0.5]))
+    (row,) = tables.paired_differences(apart, "scaled_lr", "baseline_large").to_dict("records")
+    assert (row["batch_size"], row["pairs"], str(row["reason"])) == (128, 0, "0 pairs of equal seeds")
+    assert np.isnan([row["difference"], row["low"], row["high"]]).all()
+    assert tables.paired_differences(apart, "scaled_lr", "nobody").empty
 
 
 def test_noise_scales():
@@ -365,7 +533,9 @@ def test_no_records():
     assert tables.noise_scales(NOTHING.epochs).empty
     assert unfinished(NOTHING).empty
     assert over_seeds(NOTHING.epochs, "accuracy").empty
-    assert threshold(NOTHING) is None
+    assert threshold_of(NOTHING) is None
+    assert planned_epochs(NOTHING).empty
+    assert tables.seconds_per_update(NOTHING.epochs).empty
 
 
 def test_analysis_and_plots_need_no_torch():

@@ -17,6 +17,7 @@ from batchscale import modes
 from batchscale.analysis import json_object, plots, sentences, terminal
 from batchscale.analysis.findings import Findings, analyse
 from batchscale.analysis.projection import project
+from batchscale.analysis.words import number
 from batchscale.experiment import Experiment
 from batchscale.modes import MODES, Mode, comparisons, named
 from batchscale.records.study import Study
@@ -175,9 +176,11 @@ LABEL = "square-root scaled rate (mine_sqrt)"
 
 
 def own_study() -> Study:
+    """The user's curve begins with the reference's runs at B = 8, whose 5000·(1 + 100/8) updates are also
+    S_min·(1 + 700/8)."""
     epochs = synthetic.study(small=(8, 32), large=(128, 256, 512, 1024), epochs=30)
     own = [
-        synthetic.run("mine_sqrt", size, seed, 300 * (1 + 700 / size), final, 30, noise_scale=300.0)
+        synthetic.run("mine_sqrt", size, seed, 67_500 * (1 + 700 / size) / (1 + 700 / 8), final, 30, noise_scale=300.0)
         for size, mean in ((64, 0.766), (128, 0.765), (256, 0.764), (512, 0.76), (1024, 0.72))
         for seed, final in enumerate(mean + np.array([-0.001, 0, 0.001]))
     ]
@@ -208,8 +211,11 @@ class TestEndToEnd:
             **SQRT,
         )
         assert list(found.modes) == [*list(MODES)[1:], "another", "mine_sqrt"]
-        assert mine.breaking_points["accuracy"].batch_size == 512
+        point = mine.breaking_points["accuracy"]  # between means of 0.76 and 0.72, on the way down past 0.75
+        assert point.between == (512, 1024)
+        assert 512 <= point.low <= point.estimate <= point.high <= 1024
         assert mine.critical.low < 700 < mine.critical.high
+        assert mine.losses["batch_size"].tolist() == [8, 64, 128, 256, 512, 1024]  # from the reference on
         assert mine.noise_scale.median == 300
         effect = next(effect for effect in found.effects if effect.of is mine.mode)
         assert (effect.name, effect.over) == ("square-root scaling", MODES["baseline_large"])
@@ -224,10 +230,13 @@ class TestEndToEnd:
 
     def test_words(self, found):
         shown = terminal.text(found, 300)
-        assert "mine_sqrt: Up to 512 the square-root rule (mine_sqrt) keeps the small-batch accuracy (76.0" in shown
+        estimate = number(found.modes["mine_sqrt"].breaking_points["accuracy"].estimate)
+        assert "mine_sqrt: Under the square-root rule (mine_sqrt) the accuracy falls below the threshold at" in shown
+        assert f"threshold at {estimate} (95 % interval " in shown
+        assert "between 512 (76.0 ± 0.1 %) and 1024 (72.0 ± 0.1 %)." in shown
         assert "Effect of square-root scaling in points of accuracy: 128: +" in shown
         lines = shown.splitlines()
-        assert lines[lines.index("mine_sqrt") + 1].split()[0] == "512"
+        assert lines[lines.index("mine_sqrt") + 1].split()[0] == estimate
         said = [*sentences.effects(found), *sentences.updates(found), *sentences.noise_scales(found)]
         said += [*sentences.breaking_points(found), *sentences.time(found), *sentences.comparison(found)]
         assert sum("the square-root rule (mine_sqrt)" in each for each in said) >= 5
@@ -235,7 +244,9 @@ class TestEndToEnd:
 
     def test_json(self, found):
         result = json.loads(json.dumps(json_object.json_object(found), allow_nan=False))
-        assert result["modes"]["mine_sqrt"]["breaking_point"]["accuracy"] == 512
+        point = found.modes["mine_sqrt"].breaking_points["accuracy"]
+        shown = result["modes"]["mine_sqrt"]["breaking_point"]["accuracy"]
+        assert (shown["estimate"], shown["between"], shown["reason"]) == (point.estimate, [512, 1024], None)
         assert [effect["effect"] for effect in result["effects"]] == [
             "scaling",
             "gradual warm-up",
@@ -266,16 +277,20 @@ class TestEndToEnd:
             words += ax.get_legend_handles_labels()[1]  # of what `label_lines` names
             assert any(LABEL in " ".join(text.split()) for text in words), name
             drawn = {(line.get_color(), line.get_marker()) for line in ax.get_lines() if len(line.get_xdata())}
-            if name == "breaking_points":  # a marker is a currency there
-                assert own["color"] in {color for color, _ in drawn}
+            if name == "breaking_points":  # a tick is an estimate there
+                assert (own["color"], "|") in drawn
             else:
                 assert (own["color"], own["marker"]) in drawn, name
             plt.close(figure)
-        _, ax = plt.subplots()
-        plots.to_target(ax, found.to_target, "updates", found.study.modes)
-        plots.critical_batch_sizes(ax, found.to_target)
-        dashed = {line.get_color() for line in ax.get_lines() if line.get_linestyle() == "--"}
-        assert own["color"] in dashed
+        for name, fit in (
+            ("against_batch_size", lambda ax: plots.crossings(ax, found)),
+            ("to_target", lambda ax: plots.critical_batch_sizes(ax, found.to_target)),
+        ):
+            _, ax = plt.subplots()
+            drawings[name](ax)
+            fit(ax)
+            dashed = {line.get_color() for line in ax.get_lines() if line.get_linestyle() == "--"}
+            assert own["color"] in dashed
         _, ax = plt.subplots()
         plots.against_epoch(ax, found.study.epochs.query("experiment == 'mine_sqrt'"), "accuracy")
         assert [line.get_label() for line in ax.get_lines()] == [f"B = {size}" for size in (64, 128, 256, 512, 1024)]

@@ -1,5 +1,7 @@
 """The notebooks as users run them: unchanged, with other parameters, from anywhere."""
 
+import ast
+import inspect
 import json
 import os
 import shutil
@@ -18,6 +20,7 @@ from test_files import wait_until
 
 from batchscale import sweeps
 from batchscale.analysis import plots
+from batchscale.analysis.findings import analyse
 from batchscale.experiment import LARGE_BATCH_SIZES, SEEDS, SMALL_BATCH_SIZES, Experiment
 from batchscale.modes import MODES
 from batchscale.records import digest, figures
@@ -62,6 +65,21 @@ def test_parameters_are_the_studys_defaults(name):
     assert tuple(values["batch_sizes"]) == sizes
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
     assert first.metadata.tags == ["parameters"]  # what users edit comes first
+
+
+def test_parameters_of_the_results_are_the_defaults_of_the_analysis():
+    """All of them, each handed on under its own name; an empty list stands for none."""
+    wanted = {
+        name: parameter.default
+        for name, parameter in inspect.signature(analyse).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    values = defaults(read(notebooks.RESULTS))
+    assert {name: tuple(values[name]) if values[name] == [] else values[name] for name in wanted} == wanted
+    sources = [cell.source for cell in read(notebooks.RESULTS).cells if cell.cell_type == "code"]
+    calls = [node for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    (call,) = [each for each in calls if ast.unparse(each.func) == "findings.analyse"]
+    assert {each.arg: ast.unparse(each.value) for each in call.keywords} == {name: name for name in wanted}
 
 
 @pytest.mark.parametrize("name", notebooks.TRAINING)
@@ -220,7 +238,7 @@ def test_recorded_runs_are_shown_without_images(tmp_path):
     [
         (notebooks.TRAINING[1], {"batch_sizes": [300]}, "batch_size is 300 but digits has 256 training images here"),
         (notebooks.RESULTS, {"data_dir": "{}/nothing"}, "holds no CSV; run one of the training notebooks first"),
-        (notebooks.RESULTS, {}, "baseline.csv, line 2: accuracy is '62.1', which is not in 0-1; restore the file"),
+        (notebooks.RESULTS, {}, "baseline.csv, line 2: accuracy is '62.1', which is not in 0-1; import it: "),
     ],
 )
 def test_mistakes_are_one_line_without_a_traceback(tmp_path, name, wrong, message):

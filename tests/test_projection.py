@@ -26,9 +26,9 @@ from batchscale.analysis.projection import (
     fit_interconnect,
     project,
     ring_allreduce_seconds,
-    seconds_per_update,
     times_to_target,
 )
+from batchscale.analysis.tables import seconds_per_update
 from batchscale.analysis.terminal import projection_text
 from batchscale.records.study import Study
 from batchscale.training import allreduce
@@ -123,12 +123,29 @@ class TestGoyal2017:
 
 
 def test_seconds_per_update_are_medians():
+    """Over the epochs of a run, then over the runs in logarithms: the geometric mean of two."""
     records = table(("a", 8, 0, [0.1] * 3), ("b", 8, 0, [0.1] * 2), ("a", 16, 0, [0.1]), ("a", 32, 0, [0.1]))
     records["updates"] = [10, 20, 30, 10, 20, 5, np.nan]
-    records["epoch_time"] = [9.0, 1.0, 2.0, 1.0, 3.0, np.nan, 1.0]
-    assert seconds_per_update(records).to_dict() == {8: 0.2}  # of 0.9 0.1 0.2 0.1 0.3
-    assert seconds_per_update(EPOCHS)[128] == pytest.approx(0.004 + 128 * 0.00002)
+    records["running_time"] = [9.0, 10.0, 12.0, 4.0, 8.0, np.nan, 1.0]  # 0.9, 0.1 and 0.2 s an update; 0.4 twice
+    records["epoch_time"] = [np.nan, 70.0, 70.0, 70.0, 70.0, np.nan, 1.0]  # of an epoch without a running time alone
+    found = seconds_per_update(records)
+    assert found["batch_size"].tolist() == [8]
+    assert found["seconds"].tolist() == pytest.approx([math.sqrt(0.2 * 0.4)])
+    # Two runs with logarithms log 2 apart: a deviation of log 2 / √2, and an error of half of log 2.
+    assert found["error"].tolist() == pytest.approx([math.log(2) / 2])
+    assert seconds_per_update(records.assign(running_time=np.nan, epoch_time=[9.0, 1, 2, 4, 4, 1, 1]))[
+        "seconds"
+    ].tolist() == pytest.approx([math.sqrt(0.2 * 0.4), 0.2])
+    by_size = seconds_per_update(EPOCHS).set_index("batch_size")
+    assert by_size.loc[128, "seconds"] == pytest.approx(0.004 + 128 * 0.00002)
+    assert by_size["error"].max() < 1e-9  # all runs of the study take the same time
     assert seconds_per_update(NOTHING.epochs).empty
+
+
+def test_a_single_run_has_no_error_of_its_time():
+    found = seconds_per_update(EPOCHS[(EPOCHS["seed"] == 0) & (EPOCHS["experiment"] == "scaled_lr")])
+    assert found["seconds"].notna().all()
+    assert found["error"].isna().all()
 
 
 def test_compute_seconds():
@@ -210,9 +227,10 @@ def test_points_at_which_more_workers_stop_paying(known):
         assert stops == sorted(stops)
         assert stops[0] < stops[-1]
     scaled = known["modes"]["scaled_lr"]["interconnects"]
-    assert [scaled[label]["pays_up_to"] for label in ("ethernet", "fast", "none")] == [8, 16, 16]
-    # By hand, ms a step with B = 512: none 4 + 10.24/N; 4.64, twice as many 4.32. Ethernet adds 2(N−1)(0.05 + 0.16/N):
-    # 7.1 with four, 6.26 with eight, 6.44 with sixteen.
+    assert [scaled[label]["pays_up_to"] for label in ("ethernet", "fast", "none")] == [8, 16, 32]
+    # By hand, ms a step with B = 1024: none 4 + 20.48/N; 5.28 with sixteen, 4.64, 4.32 with 64. Ethernet adds
+    # 2(N−1)(0.05 + 0.16/N): 9.66 with four, 7.54 with eight, 7.08 with sixteen. Fast adds 2(N−1)(0.005 + 0.008/N): 6.65
+    # with eight, 5.45, 4.97 with 32.
 
 
 def test_of_equally_fast_batch_sizes_the_smallest_counts():
@@ -231,7 +249,7 @@ def test_a_saving_of_exactly_a_tenth_pays(milliseconds):
 
 
 def test_a_curve_that_pays_to_its_end_says_so():
-    records = EPOCHS[EPOCHS["batch_size"].isin([8, 32, 128])].assign(epoch_time=lambda rows: 50_000 * 1e-5)
+    records = EPOCHS[EPOCHS["batch_size"].isin([8, 32, 128])].assign(running_time=lambda rows: 0.5 * rows["epoch"])
     result = result_of(records, parameters=0, target=synthetic.TARGET)
     found = result["modes"]["scaled_lr"]["interconnects"]["none"]
     assert (found["pays_up_to"], found["fastest"]) == (128, 128)
@@ -241,18 +259,22 @@ def test_a_curve_that_pays_to_its_end_says_so():
     )
 
 
-def test_times_that_are_upper_bounds():
+def test_times_that_are_upper_bounds_are_not_projected():
+    """They would rank before what they may exceed."""
     slow = synthetic.run("mine", 64, 0, steps=300, final=0.76, epochs=5)  # reached in the first of 781 updates
     other = synthetic.run("mine", 32, 0, steps=9000, final=0.76, epochs=12)
     mode = result_of(pd.concat([slow, other]), parameters=1, target=0.7)["modes"]["mine"]
-    assert [row["upper_bound"] for row in mode["batch_sizes"]] == [False, True]
-    assert mode["batch_sizes"][1]["updates"] == pytest.approx(781)
-    assert "at 64 the target is reached within the first epoch" in mode["interconnects"]["fast"]["reason"]
+    ((size, updates),) = [(row["batch_size"], row["updates"]) for row in mode["batch_sizes"]]
+    assert (size, updates) == (32, pytest.approx(9000, rel=0.01))
+    assert {row["batch_size"] for row in mode["interconnects"]["fast"]["times"]} == {32}
+    alone = result_of(pd.concat([slow, other]), parameters=1, target=0.2)["modes"]["mine"]  # so does the other one
+    assert alone["batch_sizes"] == []
+    assert alone["reason"] is not None
 
 
 def test_runs_of_several_workers_are_not_timed():
     is_shared = EPOCHS["seed"] == 2
-    twice = EPOCHS.assign(epoch_time=EPOCHS["epoch_time"] * np.where(is_shared, 0.5, 1))
+    twice = EPOCHS.assign(running_time=EPOCHS["running_time"] * np.where(is_shared, 0.5, 1))
     sidecars = synthetic.sidecars(EPOCHS, parameters=7, device=CPU)
     for sidecar in sidecars:
         if sidecar["experiment"]["seed"] == 2:
@@ -265,7 +287,7 @@ def test_runs_of_several_workers_are_not_timed():
     # Also where most runs are of several workers.
     for sidecar in sidecars:
         sidecar["workers"] = 2 if sidecar["experiment"]["seed"] else 1
-    shared = EPOCHS.assign(epoch_time=EPOCHS["epoch_time"] * np.where(EPOCHS["seed"] > 0, 0.5, 1))
+    shared = EPOCHS.assign(running_time=EPOCHS["running_time"] * np.where(EPOCHS["seed"] > 0, 0.5, 1))
     found = project(Study.of(shared, sidecars=sidecars)).seconds_per_update
     pd.testing.assert_series_equal(found, expected.seconds_per_update)
 
@@ -279,7 +301,7 @@ def test_times_of_the_commonest_device_count():
     for sidecar in sidecars:
         if sidecar["experiment"]["seed"] == 2:
             sidecar["device"] = GPU
-    mixed = EPOCHS.assign(epoch_time=EPOCHS["epoch_time"] * np.where(EPOCHS["seed"] == 2, 0.1, 1))
+    mixed = EPOCHS.assign(running_time=EPOCHS["running_time"] * np.where(EPOCHS["seed"] == 2, 0.1, 1))
     few = mixed["epoch"] <= np.where(mixed["seed"] == 2, 30, 5)  # though most epochs are the other's
     mixed, usual = (epochs[few] for epochs in (mixed, EPOCHS))
     found = project(Study.of(mixed, sidecars=sidecars))
@@ -308,7 +330,7 @@ def test_parameters_are_those_of_the_sidecars():
 
 
 FEW = {case: study for case, (study, _) in LITTLE.items()} | {
-    "no times": Study.of(EPOCHS.assign(epoch_time=np.nan)),
+    "no times": Study.of(EPOCHS.assign(running_time=np.nan, epoch_time=np.nan)),
     "no updates": Study.of(EPOCHS.assign(updates=np.nan)),
     "nothing reaches it": Study.of(EPOCHS.assign(accuracy=EPOCHS["accuracy"] / 2)),
 }
@@ -345,7 +367,7 @@ def test_what_is_missing_is_named():
 
     assert reason("no times") == "the time of an update is recorded at 0 batch sizes; two are needed"
     assert reason("nothing reaches it") == "at no batch size with recorded updates does every run reach the target"
-    assert reason("no small runs", target=None) == "no target: there is no threshold, and none was given"
+    assert reason("no accuracies", target=None) == "no target: there is no threshold, and none was given"
     assert reason("one mode missing", size=None) == "the number of parameters is not recorded; give --parameters"
     assert result_of(NOTHING, parameters=1)["missing"][0] == "there are no records of large minibatches"
 
@@ -363,7 +385,8 @@ def test_figure_shows_curves_and_where_they_stop(known):
         assert points == [[row["workers"], row["seconds"]] for row in rows]
         assert lines[label].get_linestyle() == dashes
     colour = mpl.colors.to_rgba(plots.mode_style("scaled_lr")["color"])
-    marked = [line.get_xydata() for line in ax.get_lines() if line.get_marker() == "^"]
+    marker = plots.mode_style("scaled_lr")["marker"]
+    marked = [line.get_xydata() for line in ax.get_lines() if line.get_marker() == marker]
     markers = {tuple(points[0]) for points in marked if len(points)}
     assert markers == {
         (row["workers"], row["seconds"])

@@ -17,6 +17,7 @@ from conftest import PROJECT
 
 from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
 from batchscale.analysis.findings import Findings, NoiseScale, ToTarget, analyse
+from batchscale.analysis.words import interval, number, percent
 from batchscale.epoch import STUDY_COLUMNS
 from batchscale.errors import UserError
 from batchscale.experiment import Experiment
@@ -24,7 +25,7 @@ from batchscale.modes import MODES
 from batchscale.records import Study, digest
 from batchscale.records.study import RUN
 from report import build, committed
-from report.contents import contents, learning_rates, lower_targets
+from report.contents import contents, learning_rates, several_targets
 
 EPOCHS = synthetic.study()
 SMALL = synthetic.study(seeds=(0, 1), small=(8, 32), large=(128, 1024))
@@ -66,6 +67,11 @@ def diverged(folder: Path) -> None:
     put(folder, *(sidecar("diverged", name="scaled_lr", batch_size=1024, seed=seed) for seed in (0, 1)))
 
 
+def unfinished_reference(folder: Path) -> None:
+    write(SMALL[SMALL["experiment"] != "baseline_small"], folder)
+    put(folder, *(sidecar("diverged", name="baseline_small", batch_size=8, seed=seed) for seed in (0, 1)))
+
+
 def own_names(folder: Path) -> None:
     scaled = SMALL[SMALL["experiment"] == "scaled_lr"]
     write(pd.concat([SMALL, *(scaled.assign(experiment=name) for name in ODD_NAMES)]), folder)
@@ -90,8 +96,9 @@ CASES = {
         lambda folder: write(SMALL[SMALL["batch_size"].isin([8, 128])], folder),
         [
             "These records do not determine a critical batch size.",
-            "batch size is undetermined: the target is reached at 1 batch size, where the fit needs three.",
-            "Up to 128, the largest recorded, the linear rule",
+            "batch size is undetermined: the target is reached at 2 batch sizes, where the fit needs three.",
+            "The linear rule without warm-up keeps the accuracy up to 128, the largest recorded",
+            "> 128",
         ],
     ),
     "a mode is missing": (
@@ -105,8 +112,17 @@ CASES = {
     "no small minibatches": (
         lambda folder: write(SMALL[SMALL["experiment"] != "baseline_small"], folder),
         [
-            "No run with small minibatches is finished, so there is no accuracy to keep.",
+            "There are no records of baseline_small.",
+            "the reference is baseline_large, gradual_warmup_scaled_lr and scaled_lr, with the smallest batch size, 128",
+            "The best reference batch size, 128 images, reaches a test accuracy of",
+        ],
+    ),
+    "no finished small minibatches": (
+        unfinished_reference,
+        [
+            "No run of the reference is finished, so there is no accuracy to keep.",
             "There is no threshold, and so no target: neither updates nor time to target can be given.",
+            "; without a reference nothing says whether that is enough.",
         ],
     ),
     "small minibatches alone": (
@@ -115,7 +131,11 @@ CASES = {
     ),
     "diverged": (
         diverged,
-        ["2 diverged", "at 1024 it diverges", "The run scaled_lr B=1024 seed 1 diverged; it counts as a failure."],
+        [
+            "2 diverged",
+            "and 1024 (2 of 2 runs diverge).",
+            "The run scaled_lr B=1024 seed 1 diverged; it counts as a failure.",
+        ],
     ),
     "all diverged": (
         lambda folder: (folder.mkdir(), put(folder, sidecar("diverged", name="scaled_lr", batch_size=128))),
@@ -188,7 +208,6 @@ def test_a_whole_study_is_a_short_paper(whole):
         "effects",
         "updates",
         "time",
-        "lower_target",
         "noise_scales",
         "breaking_points",
         "frontier",
@@ -288,20 +307,25 @@ def test_every_number_of_the_verdicts_is_a_finding():
     said = contents(found)
     for row, mode in zip(said["verdicts"], found.modes.values(), strict=True):
         assert row[0] == mode.mode.label
-        shown = [float(value.replace("\u202f", "")) if value != "–" else None for value, _ in row[1:]]
-        expected = [mode.breaking_points[currency].batch_size for currency in CURRENCIES]
-        expected += [mode.critical.estimate, mode.noise_scale.median]
-        assert shown == [None if value is None else pytest.approx(value, rel=0.005) for value in expected]
+        points = [mode.breaking_points[currency] for currency in CURRENCIES]
+        expected = [point.estimate for point in points] + [mode.critical.estimate, mode.noise_scale.median]
+        assert None not in expected
+        shown = [float(value.replace("\u202f", "")) for value, _ in row[1:]]
+        assert shown == [pytest.approx(value, rel=0.005) for value in expected]
+        ends = [each.interval for each in (*points, mode.critical)] + [(mode.noise_scale.low, mode.noise_scale.high)]
+        assert [between for _, between in row[1:]] == [interval(*each) for each in ends]
     best = EPOCHS[(EPOCHS["experiment"] == "baseline_small") & (EPOCHS["epoch"] == 30)].groupby("batch_size")[
         "accuracy"
     ]
     size, mean = best.mean().idxmax(), best.mean().max()
-    first, second = said["threshold"]
-    assert first.startswith(
+    first, chance, keep = said["threshold"]
+    assert first == (
         f"The best small minibatch, {size} images, reaches a test accuracy of {100 * mean:.1f} ± "
-        f"{100 * best.std()[size]:.1f} % (3 seeds, 95 % interval "
+        f"{100 * best.std()[size]:.1f} % (3 seeds)."
     )
-    assert second == f"With a tolerance of 1 point, a larger minibatch has to keep {100 * (mean - 0.01):.1f} %."
+    corrected = 100 * found.threshold.best
+    assert f"about {100 * mean - corrected:.1f} points; {corrected:.1f} % count (95 % interval " in chance
+    assert keep == f"With a tolerance of 1 point, a larger minibatch has to keep {corrected - 1:.1f} %."
     (table,) = said["accuracies"]
     accuracy = EPOCHS[(EPOCHS["experiment"] == "scaled_lr") & (EPOCHS["epoch"] == 30) & (EPOCHS["batch_size"] == 512)]
     mean, deviation = 100 * accuracy["accuracy"].mean(), 100 * accuracy["accuracy"].std()
@@ -314,6 +338,34 @@ def test_every_number_of_the_verdicts_is_a_finding():
     }
 
 
+def numbers_of(found: Findings) -> set[str]:
+    """Every number that a sentence on breaking points may contain."""
+    known = {"95", number(found.threshold.from_batch_size), number(found.threshold.seeds)}
+    for mode in found.modes.values():
+        for each in (*mode.breaking_points.values(), mode.critical):
+            known |= {number(end) for end in (each.estimate, each.low, each.high)}
+        known |= {str(size) for point in mode.breaking_points.values() for size in point.between}
+        for row in mode.losses.itertuples():
+            known |= set(percent(row.accuracy, row.standard_deviation).split()) | {str(row.batch_size)}
+            known |= {str(row.diverged), str(row.diverged + row.seeds)}
+            known |= {f"{100 * value:.1f}" for value in (row.loss, row.loss_low, row.loss_high)}
+    of_threshold = (found.threshold.accuracy, found.threshold.best, *found.threshold.interval, found.target)
+    return known | {f"{100 * value:.1f}" for value in of_threshold}
+
+
+@pytest.mark.parametrize(
+    "table", [EPOCHS, SMALL, SMALL[SMALL["batch_size"].isin([8, 128])], EPOCHS[EPOCHS["seed"] == 0]]
+)
+def test_every_number_of_the_sentences_is_a_finding(table):
+    found = found_in(table)
+    said = contents(found)
+    known, parts = numbers_of(found), ("accuracy", "breaking_points", "discussion")
+    for sentence in (each for part in parts for each in said[part]):
+        shown = {each.rstrip(".") for each in re.findall(r"\d[\d.\u202f]*", sentence)}
+        assert shown <= known, sentence
+        assert not re.search(r"up to (?!\d)|\b(nan|None|inf)\b", sentence), sentence
+
+
 def test_other_records_say_something_else():
     """The rules change places, small minibatches are worse: whatever is said of results follows."""
     names = {"baseline_large": "gradual_warmup_scaled_lr", "gradual_warmup_scaled_lr": "baseline_large"}
@@ -321,16 +373,16 @@ def test_other_records_say_something_else():
     swapped.loc[swapped["experiment"] == "baseline_small", ["accuracy", "noise_scale"]] *= 0.9
     ours, theirs = said_of(SMALL), said_of(swapped)
     same = {key for key in ours if ours[key] == theirs[key]}
-    assert same == {"built_from", "provenance", "settings", "modes", "missing", "study"}
+    assert same >= {"built_from", "provenance", "settings", "modes", "study"}
+    results = {"abstract", "threshold", "accuracy", "accuracies", "effects", "updates", "noise_scales", "verdicts"}
+    assert not same & (results | {"breaking_points", "time", "frontier", "discussion"})
     assert ours["effects"][0].startswith("Scaling raises the accuracy by")
     assert any(sentence.startswith("Gradual warm-up lowers the accuracy by") for sentence in theirs["effects"])
-    assert ours["accuracy"][2].startswith(
-        "Up to 128 the linear rule with gradual warm-up keeps the small-batch accuracy"
-    )
-    assert "up to 128 (95 % interval 128–128) by the linear rule without warm-up" in ours["discussion"][0]
-    assert "No batch size recorded for the base rate keeps it." in ours["discussion"]
-    assert "No batch size recorded for" not in " ".join(theirs["discussion"])
-    assert theirs["accuracy"][0].startswith("Up to 1024, the largest recorded, the base rate keeps")
+    # At B = 128 the base rate loses 3 points to the small minibatches, and keeps all that these have in the other.
+    assert ours["accuracy"][0].startswith("Under the base rate the accuracy falls below the threshold at ")
+    assert ours["accuracy"][0].split(", between ")[1].startswith("32 (")
+    assert theirs["accuracy"][0].startswith("The base rate keeps the accuracy up to 1024, the largest recorded")
+    assert theirs["verdicts"][0][1][0] == "> 1024"
 
 
 def test_effects_are_sorted_by_what_their_intervals_say():
@@ -348,8 +400,13 @@ def test_effects_are_sorted_by_what_their_intervals_say():
         "Scaling raises the accuracy by 2.0 to 4.0 points at 128 and 256.",
         "Scaling lowers the accuracy by 5.0 points at 512.",
         "At 1024 the 95 % interval of what scaling adds includes zero.",
-        "At 2048 too few seeds are paired to tell what scaling adds.",
+        "At 2048 no equal seeds tell what scaling adds.",
     ]
+    single = [row | {"batch_size": 4096, "low": float("nan"), "high": float("nan")}]
+    found = replace(found, effects=(replace(found.effects[0], differences=pd.DataFrame(single)),))
+    (said,) = contents(found)["effects"]
+    assert said.startswith("Without an interval, scaling adds 2.0 ")
+    assert "4096" in said
 
 
 RULES = {name: MODES[name].phrase for name in ("baseline_large", "scaled_lr", "gradual_warmup_scaled_lr")}
@@ -361,20 +418,23 @@ def but(found: Findings, name: str, **changed) -> Findings:
     return replace(found, modes=found.modes | {name: replace(found.modes[name], **changed)})
 
 
-def broken_at(found: Findings, name: str, **points: tuple | None) -> Findings:
-    """The same findings with other breaking points of one mode: by currency, batch size and interval."""
-    new = {currency: BreakingPoint(*(point or (None,) * 3), (), ()) for currency, point in points.items()}
+FAILS = (None, None, 128.0, (None, 128))
+
+
+def broken_at(found: Findings, name: str, **points: tuple) -> Findings:
+    """The same findings with other breaking points of one mode: by currency, estimate, interval and what is around."""
+    new = {currency: BreakingPoint(*point) for currency, point in points.items()}
     return but(found, name, breaking_points=found.modes[name].breaking_points | new)
 
 
 @pytest.fixture(scope="module")
 def three_rules() -> Findings:
-    """One rule loses the accuracy, one keeps it for a while, one to the end of its records."""
+    """One rule loses the accuracy, one keeps it for a while, one almost to the end of its records."""
     found = found_in(synthetic.study(seeds=(0, 1), small=(8, 32), large=(128, 256, 512, 1024)))
     points = {
-        BASE: {"accuracy": None, "updates": (32, None, None), "time": (64, None, None)},
-        SCALED: {"accuracy": (256, 128, 512), "updates": None, "time": (128, None, None)},
-        WARM: {"accuracy": (1024, 512, 1024), "updates": (512, None, None), "time": (1024, None, None)},
+        BASE: {"accuracy": FAILS, "updates": (32.4,), "time": (64.0,)},
+        SCALED: {"accuracy": (256.4, 128.2, 512.0, (256, 512)), "updates": (None,), "time": (128.0,)},
+        WARM: {"accuracy": (900.0, 480.5, None, (512, 1024)), "updates": (512.0,), "time": (1000.0,)},
     }
     intervals = {BASE: (310.0, 500.0), SCALED: (200.0, 290.0), WARM: (290.0, 310.0)}
     known = {"reasons": (), "estimate": 295.0, "steps_min": 1000.0, "examples_min": 295_000.0, "right_censored": 0}
@@ -392,34 +452,37 @@ def three_rules() -> Findings:
         else:
             curve = curve.assign(censored="no", running_time=curve["batch_size"].map(seconds))
         found = but(found, name, curve=curve)
-    return found
+    return replace(found, to_threshold=found.to_target)
 
 
 def test_sentences_on_known_verdicts(three_rules):
     said = contents(three_rules)
     assert said["discussion"] == [
-        f"The accuracy is kept up to 256 (95 % interval 128–512) by {RULES[SCALED]} and up to 1024 (95 % interval "
-        f"512–1024) by {RULES[WARM]}; these intervals overlap, so the records do not tell which goes further.",
+        f"The accuracy is kept up to 256 (95 % interval 128–512) by {RULES[SCALED]} and up to 900 (95 % interval ≥ 480) "
+        f"by {RULES[WARM]}; these intervals overlap, so the records do not tell which goes further.",
         "No batch size recorded for the base rate keeps it.",
         f"The smallest known breaking point of each rule is 128 for {RULES[SCALED]} (in time) and 512 for "
         f"{RULES[WARM]} (in updates).",
     ]
     assert set(said["discussion"][:2]) < set(said["abstract"])
-    assert said["accuracy"][2].startswith(f"Up to 1024, the largest recorded, {RULES[WARM]} keeps the small-batch acc")
-    assert "largest recorded" not in said["accuracy"][1]
+    assert set(said["accuracy"]) < set(said["abstract"])
+    assert said["accuracy"][0].startswith("Already at 128, the smallest recorded, the base rate loses ")
+    assert said["accuracy"][1].startswith(
+        f"Under {RULES[SCALED]} the accuracy falls below the threshold at 256 (95 % interval 128–512), between 256 ("
+    )
     assert [where.split()[-8] for where in said["noise_scales"]] == ["below", "above", "within"]
     assert said["time"][0] == "Under the base rate not all runs reach the target at any batch size from 8 to 1024."
     assert said["time"][1].endswith("is reached soonest at 1024, in 31.5 s, compared with 60 s at 128.")
     assert said["updates"][0] == (
-        "Under the base rate the critical batch size is 295 (95 % interval 310 to 500); the target takes at least 1000 "
+        "Under the base rate the critical batch size is 295 (95 % interval 310–500); the target takes at least 1000 "
         "updates however large the minibatch, and 295\u202f000 images however small."
     )
     assert said["updates"][3:] == [
-        "Of the 4 runs behind this, 1 never reached the target; the updates that they made count as lower bounds."
+        f"Runs that never reached the target count as lower bounds: 1 of 4 under {RULES[WARM]}."
     ]
     assert said["breaking_points"][1] == (
-        f"Under {RULES[SCALED]} larger minibatches keep the accuracy up to 256 and shorten the time to target up to "
-        "128; no breaking point in updates was found among the recorded batch sizes."
+        f"Under {RULES[SCALED]} larger minibatches keep the accuracy up to 256 (95 % interval 128–512) and shorten the "
+        "time to target by a tenth or more up to 128; the records determine no breaking point in updates."
     )
     assert said["verdicts"][1] == [
         "linearly scaled rate",
@@ -429,6 +492,8 @@ def test_sentences_on_known_verdicts(three_rules):
         ["295", "200–290"],
         ["300", "50–900"],
     ]
+    assert said["verdicts"][0][1] == ["< 128", "≤ 128"]
+    assert said["verdicts"][2][1] == ["900", "≥ 480"]
 
 
 def test_noise_scales_that_were_not_always_measurable(three_rules):
@@ -455,23 +520,17 @@ def test_rules_are_ranked_by_intervals_alone(three_rules):
             for part in (said["discussion"], said["abstract"]):
                 assert (ranked in part) == is_sure
                 assert any(sentence.endswith(level) for sentence in part) != is_sure
-    both = broken_at(three_rules, SCALED, accuracy=(1024, 1024, 1024))
-    (sentence,) = (each for each in contents(both)["discussion"] if each.endswith(level))
-    assert f"up to 1024 (95 % interval 1024–1024) by {RULES[SCALED]}" in sentence
-    assert f"up to 1024 (95 % interval 512–1024) by {RULES[WARM]}" in sentence
-    alone = contents(broken_at(three_rules, SCALED, accuracy=None))["discussion"]
-    assert alone[0] == ("The linear rule with gradual warm-up keeps the accuracy up to 1024 (95 % interval 512–1024).")
+    alone = contents(broken_at(three_rules, SCALED, accuracy=FAILS))["discussion"]
+    assert alone[0] == "The linear rule with gradual warm-up keeps the accuracy up to 900 (95 % interval ≥ 480)."
     assert alone[1] == f"No batch size recorded for the base rate and {RULES[SCALED]} keeps it."
-    none = broken_at(broken_at(three_rules, SCALED, accuracy=None), WARM, accuracy=None)
-    assert contents(none)["discussion"] == [
-        "No recorded rule keeps the accuracy of the small minibatches at any larger batch size."
-    ]
+    none = broken_at(broken_at(three_rules, SCALED, accuracy=FAILS), WARM, accuracy=FAILS)
+    assert contents(none)["discussion"] == ["No recorded rule keeps the accuracy at any larger batch size."]
 
 
 def test_the_committed_results_rank_no_rules_whose_intervals_overlap():
     found = analyse(Study.load(PROJECT / "data"))
     points = {name: found.modes[name].breaking_points["accuracy"] for name in (SCALED, WARM)}
-    assert all(point.batch_size is not None and point.high is not None for point in points.values())
+    assert all(point.estimate is not None and point.high is not None for point in points.values())
     assert (points[WARM].low or 0) <= points[SCALED].high
     assert (points[SCALED].low or 0) <= points[WARM].high
     headline, said = committed.sections(found)["study"], contents(found)
@@ -551,14 +610,14 @@ def test_own_modes_are_called_by_their_names_or_rules():
         ["root", "root", "not recorded"],
     ]
     assert [row[0] for row in said["verdicts"][3:]] == [short, "mine", "root"]
-    assert said["accuracy"][3].startswith(f"Up to 128 “{short}” keeps the small-batch accuracy")
-    assert said["accuracy"][4].startswith("Up to 128 “mine” keeps the small-batch accuracy")
+    assert said["accuracy"][3].startswith(f"Under “{short}” the accuracy falls below the threshold at")
+    assert said["accuracy"][4].startswith("Under “mine” the accuracy falls below the threshold at")
     rule = {"lr_scaling": "sqrt", "warmup": "constant", "warmup_epochs": 1}
     of_root = [sidecar(name="root", batch_size=size, seed=seed, **rule) for size in (128, 1024) for seed in (0, 1)]
     said = said_of(table, of_root)
     label = "square-root scaled rate, constant warm-up (root)"
     assert said["modes"][-1][:3] == [label, "root", "square root, constant warm-up of 1 epoch"]
-    assert said["accuracy"][-1].startswith("Up to 128 the square-root rule with constant warm-up (root) keeps")
+    assert said["accuracy"][-1].startswith("Under the square-root rule with constant warm-up (root) the accuracy falls")
 
 
 @pytest.mark.parametrize("name", ["scaled_lr", "mine"])
@@ -655,7 +714,7 @@ def test_check_of_the_learning_rate(tmp_path):
     assert {key for key in ours if ours[key] != theirs[key]} == {"check"}
 
 
-def test_lower_targets_are_tabled_where_something_is_known(whole):
+def test_several_targets_are_tabled_where_something_is_known(whole):
     mine = SMALL[SMALL["experiment"] == "scaled_lr"].assign(experiment="mine")
     study = Study.of(pd.concat([SMALL, mine]))
     fit = analyse(study).modes["mine"].critical
@@ -664,19 +723,29 @@ def test_lower_targets_are_tabled_where_something_is_known(whole):
     noise = NoiseScale(median=241.2, low=20.0, high=951.0, runs=4, epochs=40, measured=40)
 
     def at(target: float, critical: dict, noise_scales: dict) -> ToTarget:
-        return ToTarget(target, study.epochs.iloc[:0], {}, critical, noise_scales)
+        return ToTarget(target, study.epochs.iloc[:0], {}, critical, {}, {}, noise_scales)
 
-    lower = [
+    several = [
         at(0.5, {"scaled_lr": known, "mine": known}, {"scaled_lr": noise, "mine": None}),
         at(0.7, {"scaled_lr": unknown, "mine": unknown}, {"scaled_lr": noise, "mine": noise}),
     ]
-    assert lower_targets(lower, study) == [
+    assert several_targets(several, study) == [
         ["50.0 %", "linearly scaled rate", "12300", "≥ 400", "241", "20–951"],
         ["50.0 %", "mine", "12300", "≥ 400", "–", ""],
     ]
     said = json.loads((whole.parent / "report.json").read_text(encoding="utf-8"))
-    assert {row[0] for row in said["targets"]} == {"50.0 %", "60.0 %", "70.0 %"}  # the threshold is 75 %
-    assert "The critical batch size at lower targets" in text(whole)
+    found = found_in(EPOCHS)
+    tabled = list(dict.fromkeys(row[0] for row in said["targets"]))
+    # Two tenths below the target, the target, and the threshold itself.
+    assert found.target < found.threshold.accuracy
+    tenths = [tenth / 10 for tenth in range(10) if tenth / 10 < found.target][-2:]
+    expected = [percent(each) for each in (*tenths, found.target, found.threshold.accuracy)]
+    assert tabled == [each for each in expected if each in tabled]
+    assert percent(found.target) in tabled
+    assert len(tabled) >= 3
+    for row in said["targets"]:
+        assert row[2] != "–"
+    assert "The critical batch size at several targets" in text(whole)
 
 
 def test_what_was_written_about_other_records_is_not_printed(whole):

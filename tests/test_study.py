@@ -539,8 +539,9 @@ class TestTimed:
         mixed = analyse(Study.of(slow, sidecars=study.sidecars.values()), target=0.6)
         alone = analyse(Study.of(EPOCHS[EPOCHS["seed"] < 2]), target=0.6)
         for name, mode in mixed.modes.items():
-            assert mode.breaking_points["time"].batch_size == alone.modes[name].breaking_points["time"].batch_size
-            assert mode.breaking_points["time"].interval == alone.modes[name].breaking_points["time"].interval
+            # Its updates count, wherever it was trained; with its times the knee would be elsewhere by far.
+            ours, theirs = mode.breaking_points["time"], alone.modes[name].breaking_points["time"]
+            assert (ours.estimate, *ours.interval) == pytest.approx((theirs.estimate, *theirs.interval), rel=0.1)
         means = mixed.to_target.means[["experiment", "batch_size", "running_time"]]
         pd.testing.assert_frame_equal(means, alone.to_target.means[means.columns])
         frontier = mixed.frontier[["experiment", "batch_size", "running_time"]]

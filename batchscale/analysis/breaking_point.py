@@ -101,7 +101,8 @@ def in_accuracy(table: pd.DataFrame, threshold: Threshold | None, records: Colle
     means = (table["accuracy"].fillna(0) * share).to_numpy()
     means = np.where(failed, np.minimum(means, threshold.accuracy - 10 * SLACK), means)
     errors = np.where(failed, 0.0, table["error"])
-    is_tied = threshold.from_batch_size == sizes[0] and not failed[0]
+    is_reference = (threshold.from_mode, threshold.from_batch_size) == (table["experiment"].iloc[0], sizes[0])
+    is_tied = is_reference and not failed[0]
     if is_tied:
         means[0], errors[0] = threshold.best, threshold.error
     drop = threshold.best - threshold.accuracy if is_tied else None

@@ -199,7 +199,7 @@ def analyse(
     Args:
         study: possibly without runs.
         reference: names of the modes whose accuracy is to be kept. By default `baseline_small`; where it is not
-            recorded, the mode that alone has the smallest batch size.
+            recorded, the modes that have the smallest batch size.
         threshold: accuracy to keep: "best" or "mean" of the reference's batch sizes, or a number, see
             `threshold.threshold`.
         tolerance: absolute loss of accuracy, 0-1, that still counts as keeping it.
@@ -233,7 +233,7 @@ def analyse(
         to_target=at,
         to_threshold=None if found is None else to_threshold,
         modes={name: _mode(group.modes[name], group, finals, cells, found, at, curves[name]) for name in curves},
-        effects=tuple(_effect(mode, other, finals) for mode, other in pairs or _comparisons(group)),
+        effects=tuple(_effect(group, *pair, finals) for pair in pairs or _comparisons(group)),
         frontier=tables.frontier(finals, _guessing(group)),
         final_epochs=final_epochs,
         remarks=(*_excluded(group, others), *why, *_remarks(group, timed, finals, cells, found, at)),
@@ -254,10 +254,8 @@ def _reference(study: Study, asked: Collection[str]) -> tuple[tuple[str, ...], l
     if REFERENCE.name in study.modes or study.runs.empty:
         return (REFERENCE.name,), []
     smallest = study.runs["batch_size"].min()
-    holders = set(study.runs.loc[study.runs["batch_size"] == smallest, "experiment"])
-    if len(holders) > 1:
-        return (), []
-    return tuple(holders), [Reason.of("reference chosen", name=next(iter(holders)), size=int(smallest))]
+    holders = sorted(set(study.runs.loc[study.runs["batch_size"] == smallest, "experiment"]))
+    return tuple(holders), [Reason.of("reference chosen", names=holders, size=int(smallest))]
 
 
 def _compared(study: Study, reference: Collection[str]) -> dict[str, Mode]:
@@ -276,23 +274,21 @@ def beginning(
     """Where the curve of a mode begins: at the best batch size of the reference that belongs to it.
 
     At B ≤ B_ref all modes are the same experiment, so that the reference's runs belong to every mode. Above it they
-    belong to a mode of the same rule alone. Where no sidecar names B_ref, it is the best reference batch size.
+    belong to a mode of the same rule alone. Where no sidecar names B_ref, it is the best reference batch size. A mode
+    that is a reference itself begins with its own runs.
     """
-    best = found.from_batch_size if found is not None else None
-    same_rule = all(
-        (study.modes[name].lr_scaling, study.modes[name].warmup) == (mode.lr_scaling, mode.warmup)
-        and mode.lr_scaling is not None
-        for name in reference
-        if name in study.modes
-    )
-    size = study.setting("reference_batch_size")
-    largest = math.inf if same_rule or mode.name in reference else size or best or 0
-    belongs = cells["experiment"].isin(list(reference)) & (cells["batch_size"] <= largest) & (cells["seeds"] > 0)
+    names = (mode.name,) if mode.name in reference else tuple(name for name in reference if name in study.modes)
+    rules = {(study.modes[name].lr_scaling, study.modes[name].warmup) for name in names}
+    is_same_rule = rules == {(mode.lr_scaling, mode.warmup)} and mode.lr_scaling is not None
+    best = found.from_batch_size if found is not None and found.from_mode in names else None
+    largest = study.setting("reference_batch_size") or best or 0
+    if is_same_rule or names == (mode.name,):
+        largest = math.inf
+    belongs = cells["experiment"].isin(names) & (cells["batch_size"] <= largest) & (cells["seeds"] > 0)
     shared = cells[belongs].sort_values("batch_size").set_index("batch_size")["accuracy"]
     if shared.empty:
         return Beginning()
-    first = best if best in shared.index else first_best(shared)
-    return Beginning(tuple(reference), largest, float(first))
+    return Beginning(names, largest, float(best if best in shared.index else first_best(shared)))
 
 
 _STEP, _STEPS = 0.01, 30  # of targets that are tried, downwards from the threshold
@@ -306,7 +302,8 @@ def answerable_target(
 
     Enough are four batch sizes all of whose runs reach it after their first recorded epoch, or all of a mode that has
     fewer. Tried are the threshold, the accuracies one point apart below it, and targets of tables of results. Where
-    none is reached by enough, it is the one that most batch sizes reach in the mode that has fewest.
+    none is reached by enough, it is the one that most batch sizes reach in the mode that has fewest. Where tables of
+    results give every mode a goal of its own, it is None, and each mode counts to its own.
     """
     if found is None and study.goals.empty:
         return None, None
@@ -317,12 +314,17 @@ def answerable_target(
     for target in tried:
         runs = tables.to_target(study, target)
         sizes = {name: _sizes_reaching(runs, study.modes[name], begin) for name, begin in curves.items()}
-        counts[target] = min((reached for reached, _ in sizes.values()), default=0)
+        reaching = [reached for reached, _ in sizes.values()]
+        counts[target] = min(reaching, default=0)
         if sizes and all(reached >= min(_ENOUGH, of) for reached, of in sizes.values()):
             break
     target = max(counts, key=lambda each: (min(counts[each], _ENOUGH), each))
     if found is not None and target == found.accuracy:
         return target, None
+    if given and counts[target] == 0:
+        return None, Reason.of("own goals", goals=tuple(tables.own_goals(study).items()))
+    if given:
+        return target, Reason.of("goal", target=target, others=[each for each in given if each != target])
     return target, Reason.of("answerable", target=target, sizes=counts[target])
 
 
@@ -331,7 +333,7 @@ def _sizes_reaching(runs: pd.DataFrame, mode: Mode, begin: Beginning) -> tuple[i
     exact = (
         tables.curve(runs, mode, begin).groupby("batch_size")["censored"].agg(lambda of_size: (of_size == "no").all())
     )
-    return int(exact.sum()), len(exact)
+    return sum(map(bool, exact)), len(exact)
 
 
 def to_target(
@@ -342,13 +344,14 @@ def to_target(
     The critical batch size is a property of the way to a target. McCandlish et al. 2018 predict it to be near the
     gradient noise scale on that way, which grows as the loss falls.
     """
-    runs = tables.to_target(study, math.inf if target is None else target)
+    runs = tables.to_target(study, target)
     below = study.epochs if target is None else study.epochs[~at_least(study.epochs["accuracy"], target)]
     noise, seconds = tables.noise_scales(below), tables.seconds_per_update(study.epochs)
     rows = {name: tables.curve(runs, study.modes[name], begin) for name, begin in curves.items()}
     critical = {name: critical_batch_size(curve) for name, curve in rows.items()}
-    if target is None:  # nothing was looked for, so nothing was found
-        critical = {name: replace(fit, reasons=(Reason.of("no target"),)) for name, fit in critical.items()}
+    if target is None:  # nothing was looked for, so nothing was found, but for goals of tables of results
+        without = set(rows) - set(study.goals["experiment"])
+        critical |= {name: replace(critical[name], reasons=(Reason.of("no target"),)) for name in without}
     return ToTarget(
         target=target,
         runs=runs,
@@ -408,10 +411,12 @@ def _comparisons(study: Study) -> list[tuple[Mode, Mode]]:
     return pairs
 
 
-def _effect(mode: Mode, other: Mode, finals: pd.DataFrame) -> Effect:
+def _effect(study: Study, mode: Mode, other: Mode, finals: pd.DataFrame) -> Effect:
+    is_known = (mode, other) in comparisons(study.modes) and mode.effect is not None
     differences = tables.paired_differences(finals, mode.name, other.name)
     reason = None if len(differences) else Reason.of("no common size", ours=mode.name, theirs=other.name)
-    return Effect(mode.effect or mode.label, mode, other, differences, reason)
+    name = mode.effect if is_known else f"{mode.label} in place of {other.label}"
+    return Effect(name, mode, other, differences, reason)
 
 
 def _excluded(group: Study, others: Sequence[Study]) -> list[Reason]:
@@ -454,15 +459,15 @@ def _remarks(
         remarks.append(Reason.of("no records of", names=absent))
     if found is None:
         remarks.append(Reason.of("no threshold"))
-        if at.target is None:
+        if at.target is None and at.reason is None:
             remarks.append(Reason.of("target needed"))
     remarks += _smaller(cells, found)
     remarks += _failed(study)
     lengths = tables.planned_epochs(study).dropna()
     for name, of_mode in lengths.groupby("experiment"):
         if of_mode.nunique() > 1:
-            by_size = tuple((int(size), float(length)) for (_, size), length in of_mode.items())
-            remarks.append(Reason.of("lengths differ within", name=name, lengths=by_size))
+            sizes = of_mode.groupby(of_mode).agg(lambda alike: tuple(int(size) for _, size in alike.index))
+            remarks.append(Reason.of("lengths differ within", name=name, lengths=tuple(sizes.items())))
     by_mode = {name: int(of_mode.max()) for name, of_mode in lengths.groupby("experiment")}
     if len(set(by_mode.values())) > 1:
         remarks.append(Reason.of("lengths differ", lengths=tuple(by_mode.items())))

@@ -224,13 +224,13 @@ def to_target(ax: Axes, at: ToTarget, column: str, modes: Mapping[str, Mode]) ->
     runs, means, target = at.drawn, at.means, at.target
     runs = runs.assign(value=runs[column].fillna(runs[trained]))
     reason = None if (runs["value"] > 0).any() else "not recorded" if len(runs) else "no runs"
-    if target is None:
+    if target is None and at.reason is None:
         reason = "no target: there is no threshold, and none was given"
     if reason:
         _nothing(ax, reason)
         runs = runs.iloc[:0]
     else:
-        ax.set_title(f"target: accuracy {target:.3f}", fontsize=10)
+        ax.set_title(f"target: {_target(target)}", fontsize=10)
         runs = runs.dropna(subset="value")
     names = [name for name in modes if name in set(runs["experiment"])]
     for place, name in enumerate(names):
@@ -262,6 +262,21 @@ def to_target(ax: Axes, at: ToTarget, column: str, modes: Mapping[str, Mode]) ->
         _key(ax, "diverged here", marker="x", linestyle="none")
     _log2_axis(ax, runs["batch_size"])
     _value_axis(ax, "time_to_target" if column == "running_time" else column)
+
+
+def knees(ax: Axes, at: ToTarget) -> None:
+    """Where time to target stops paying, below the lines of `to_target`: a tick with a number, and a bar for the 95 %
+    interval, one row per mode."""
+    shown = {name: point for name, point in at.in_time.items() if point.between != (None, None) or point.high}
+    if not shown or not ax.has_data():
+        return
+    (low, high), limits = np.log(ax.get_ylim()), ax.get_xlim()
+    room = 0.055 * (high - low)
+    ax.set_ylim(np.exp([low - room * len(shown), high]))
+    for row, (name, point) in enumerate(shown.items()):
+        _interval(ax, point, np.exp(low - room * (row + 0.4)), mode_style(name, at.in_time)["color"], limits)
+    ax.set_xlim(limits)
+    _key(ax, "breaking point with its 95 % interval", marker="|", linestyle="none", markersize=9, markeredgewidth=2)
 
 
 def critical_batch_sizes(ax: Axes, at: ToTarget) -> None:
@@ -504,6 +519,12 @@ def _value_axis(ax: Axes, column: str) -> None:
     if column in LOGARITHMIC and ax.has_data():
         ax.set_yscale("log")
         _few_numbers(ax.yaxis, ax.get_ylim())
+
+
+def _target(value: float | None) -> str:
+    if value is None:
+        return "each mode's own goal"
+    return f"accuracy {value:.3f}" if value <= 1 else number(value)
 
 
 def _few_numbers(axis: Axis, limits: tuple[float, float]) -> None:

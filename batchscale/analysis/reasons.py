@@ -7,7 +7,7 @@ str(reason)                                  # "1 pair of equal seeds, where two
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from batchscale.analysis.words import count, listed, minus, number, percent, points
+from batchscale.analysis.words import count, goal, listed, minus, number, points
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,20 @@ WORDING: dict[str, Callable[..., str]] = {
         "no run of the reference is finished, so there is no threshold; name the modes whose accuracy is to be kept "
         "(--reference), or the accuracy itself (--threshold)"
     ),
-    "reference chosen": lambda name, size: (
-        f"baseline_small is not recorded; {name}, which alone has the smallest batch size, {size}, is the reference "
+    "reference chosen": lambda names, size: (
+        f"baseline_small is not recorded; the reference is {listed(names)}, with the smallest batch size, {size} "
         f"(--reference names another)"
     ),
     "answerable": lambda target, sizes: (
-        f"updates and time count to {percent(target)}, the highest accuracy that {count(sizes, 'batch size')} of every "
+        f"updates and time count to {goal(target)}, the highest accuracy that {count(sizes, 'batch size')} of every "
         f"mode reach" + ("" if sizes >= 3 else "; the fit needs three")
+    ),
+    "goal": lambda target, others: (
+        f"updates count to {goal(target)}"
+        + (f"; --target gives the others, {listed(map(goal, others))}" if others else "")
+    ),
+    "own goals": lambda goals: (
+        "updates count to the goal of each mode: " + listed([f"{goal(target)} for {name}" for name, target in goals])
     ),
     "smaller is worse": lambda sizes, best: (
         f"below the best reference batch size {best}, {listed(sizes)} lose{'s' if len(sizes) == 1 else ''} more than "
@@ -161,9 +168,9 @@ WORDING: dict[str, Callable[..., str]] = {
         + "); compare with care"
     ),
     "lengths differ within": lambda name, lengths: (
-        f"batch sizes of {name} were trained for different numbers of epochs ("
-        + listed([f"{size} for {number(epochs)}" for size, epochs in lengths])
-        + "); each is judged at its own end"
+        f"{name} was trained for different numbers of epochs: "
+        + listed([f"{number(epochs)} at {listed(sizes)}" for epochs, sizes in lengths])
+        + "; each batch size is judged at its own end"
     ),
     "seeds missing": lambda single, sizes: (
         f"a single seed at {single} of {count(sizes, 'combination')} of mode and batch size"

@@ -20,6 +20,7 @@ from batchscale.analysis.words import (
     count,
     decimal,
     exact,
+    goal,
     interval,
     listed,
     number,
@@ -155,7 +156,7 @@ def effects(found: Findings) -> list[str]:
 
 def updates(found: Findings) -> list[str]:
     """The critical batch sizes, and the runs behind them."""
-    if found.target is None:
+    if found.target is None and found.to_target.reason is None:
         return ["There is no threshold, and so no target: neither updates nor time to target can be given."]
     sentences = []
     for mode in found.modes.values():
@@ -187,7 +188,8 @@ def critical_batch_sizes(found: Findings) -> list[str]:
     if fits:
         known = listed([f"{_estimate(mode.critical)} under {mode.mode.phrase}" for mode in fits])
         extrapolated = ", in part extrapolated" if any(mode.critical.reasons for mode in fits) else ""
-        return [f"The critical batch size for the updates to {percent(found.target)} is {known}{extrapolated}."]
+        to = "the goal of each mode" if found.target is None else goal(found.target)
+        return [f"The critical batch size for the updates to {to} is {known}{extrapolated}."]
     return ["These records do not determine a critical batch size."] if found.modes else []
 
 
@@ -199,7 +201,7 @@ def at_threshold(found: Findings) -> list[str]:
     phrase = {name: mode.mode.phrase for name, mode in found.modes.items()}
     known = [f"{_estimate(fit)} under {phrase[name]}" for name, fit in at.critical.items() if fit.estimate is not None]
     unknown = [phrase[name] for name, fit in at.critical.items() if fit.estimate is None]
-    way = f"On the way to the threshold itself, {percent(at.target)}, the critical batch size is"
+    way = f"On the way to the threshold itself, {goal(at.target)}, the critical batch size is"
     if not known:
         return [f"{way} undetermined for every mode."]
     return [f"{way} {listed(known)}{f', and undetermined under {listed(unknown)}' if unknown else ''}."]

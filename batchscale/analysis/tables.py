@@ -6,6 +6,7 @@ runs = to_target(study, 0.74)                # epochs, updates and seconds until
 curve(runs, study.modes["scaled_lr"], beginning)   # the runs of one mode, from the reference on
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -103,7 +104,7 @@ def over_seeds(table: pd.DataFrame, column: str, by: tuple[str, ...] = ("experim
     return groups.agg(mean="mean", low="min", high="max", deviation="std", seeds="count").reset_index()
 
 
-def to_target(study: Study, target: float) -> pd.DataFrame:
+def to_target(study: Study, target: float | None) -> pd.DataFrame:
     """Epochs, updates and running time until every run first reaches an accuracy, one row per run.
 
     The first epoch whose accuracy is at least the target and the epoch recorded before it are interpolated linearly. A
@@ -120,7 +121,8 @@ def to_target(study: Study, target: float) -> pd.DataFrame:
 
     Args:
         study: of CSVs with the study's five columns alone, `updates` is NaN and stays so.
-        target: accuracy, 0-1.
+        target: accuracy, 0-1; None: no curve reaches it, and of the tables that give the updates to a goal alone, each
+            mode's own, see `own_goals`.
 
     Returns:
         The columns RUN, `censored`, `diverged`, `epochs`, `updates`, `running_time`, and the three of what was trained.
@@ -136,7 +138,7 @@ def to_target(study: Study, target: float) -> pd.DataFrame:
     rows = []
     for start, end in pairwise(starts):
         accuracy, amount = accuracies[start:end], amounts[start:end]
-        reached = np.flatnonzero(at_least(accuracy, target))
+        reached = np.flatnonzero(at_least(accuracy, math.inf if target is None else target))
         at_target, censored = np.full(3, np.nan), "right"
         if len(reached):
             at, censored = reached[0], "no" if reached[0] else "left"
@@ -153,9 +155,16 @@ def to_target(study: Study, target: float) -> pd.DataFrame:
     return table.sort_values(RUN, ignore_index=True)
 
 
-def _goals(study: Study, target: float) -> list[tuple]:
-    """Rows of `to_target` from tables that give the updates to this target alone."""
-    goals = study.goals[(study.goals["target"] - target).abs() <= SLACK]
+def own_goals(study: Study) -> pd.Series:
+    """By mode, of the targets of its tables of results the one with most batch sizes, of equals the highest."""
+    sizes = study.goals.groupby(["experiment", "target"])["batch_size"].nunique().reset_index()
+    return sizes.sort_values(["batch_size", "target"]).groupby("experiment")["target"].last()
+
+
+def _goals(study: Study, target: float | None) -> list[tuple]:
+    """Rows of `to_target` from tables that give the updates to a target alone."""
+    wanted = study.goals["experiment"].map(own_goals(study)) if target is None else target
+    goals = study.goals[(study.goals["target"] - wanted).abs() <= SLACK]
     rows = []
     for goal in goals.itertuples():
         amounts = (goal.epochs, goal.updates, goal.running_time)

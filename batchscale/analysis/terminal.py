@@ -12,6 +12,7 @@ from batchscale.analysis.threshold import Threshold
 from batchscale.analysis.words import (
     UNDETERMINED,
     count,
+    goal,
     interval,
     listed,
     number,
@@ -56,7 +57,7 @@ def text(found: Findings, width: int = 80) -> str:
 def projection_text(projection: Projection, width: int = 80) -> str:
     """Everything that `project` predicts: the interconnects, and a table per mode."""
     target, size = projection.target, projection.gradient_bytes
-    of = "Time to target" if target is None else f"Time to {percent(target)} accuracy"
+    of = "Time to target" if target is None else f"Time to {goal(target)}"
     gradients = "" if size is None else f"; {size / 1e6:.3g} MB of gradients per update"
     parts = [sentences.settings(projection.study)] if len(projection.study.runs) else []
     parts.append(f"{of} by number of workers, each like what trained these runs{gradients}")
@@ -78,7 +79,7 @@ def projection_text(projection: Projection, width: int = 80) -> str:
 def _heading(found: Findings) -> str:
     runs = count(len(found.study.runs), "run")
     words = f"{runs}; no threshold" if found.threshold is None else f"{runs}; {_threshold(found.threshold)}"
-    return words + (f"; target {percent(found.target)}" if found.target is not None else "")
+    return words + (f"; target {goal(found.target)}" if found.target is not None else "")
 
 
 def _threshold(found: Threshold) -> str:
@@ -132,6 +133,11 @@ def _effect(effect: Effect) -> str:
         between = str(row.reason) if row.reason is not None else f"{signed(row.low)} to {signed(row.high)}"
         return f"{signed(row.difference)} ({between})"
 
+    rows = effect.differences
+    alike = set(rows["reason"]) if len(rows) else {None}
+    if len(alike) == 1 and None not in alike and (rows["pairs"] > 0).all():
+        each = [f"{row.batch_size}: {signed(row.difference)}" for row in rows.itertuples()]
+        return f"Effect of {effect.name} in points of accuracy ({alike.pop()}){_some(each)}"
     shown = [
         f"{listed([row.batch_size for row in rows])}: {difference}"
         for difference, rows in itertools.groupby(effect.differences.itertuples(), said)

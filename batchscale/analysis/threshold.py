@@ -20,6 +20,7 @@ class Threshold:
     best: float  # accuracy of the best reference batch size, or of all of them; without its optimism
     tolerance: float = 0.0
     from_batch_size: int | None = None  # the best one; None for the mean of all, and for a given accuracy
+    from_mode: str | None = None  # that of the best one
     reference: tuple[str, ...] = ()  # names of the modes behind it; none for a given accuracy
     mean: float | None = None  # over seeds, of the best one: `best` plus its optimism
     standard_deviation: float = np.nan  # of its final accuracy over seeds; NaN for one seed
@@ -86,9 +87,9 @@ def threshold(
     if of == "best":
         value, error, top = best_of(small["accuracy"], small["error"])
         behind = small.loc[[top]]
-        mean, size, deviation = small.loc[top, ["accuracy", "batch_size", "standard_deviation"]]
+        mode, mean, size, deviation = small.loc[top, ["experiment", "accuracy", "batch_size", "standard_deviation"]]
     else:
-        behind, size, deviation = small, None, np.nan
+        behind, size, mode, deviation = small, None, None, np.nan
         mean = value = small["accuracy"].mean()
         error = np.sqrt((small["error"] ** 2).sum(skipna=False)) / len(small)
     keys = ["experiment", "batch_size"]
@@ -97,6 +98,7 @@ def threshold(
         best=float(value),
         tolerance=tolerance,
         from_batch_size=None if size is None else int(size),
+        from_mode=mode,
         reference=tuple(sorted(set(small["experiment"]))),
         mean=float(mean),
         standard_deviation=float(deviation),

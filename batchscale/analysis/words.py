@@ -73,6 +73,15 @@ def percent(value: float, deviation: float | None = None) -> str:
     return f"{100 * value:.1f}{spread} %"
 
 
+def goal(value: float) -> str:
+    """A target: an accuracy as a percentage; above 1, which only a table of results may have, as it stands.
+
+    >>> goal(0.71), goal(3.42)
+    ('71.0 %', '3.42')
+    """
+    return percent(value) if value <= 1 else number(value)
+
+
 def points(value: float) -> str:
     """A difference of fractions in percentage points, with one digit.
 

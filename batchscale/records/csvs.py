@@ -231,7 +231,7 @@ def _measured(path: Path, names: list[str], lines: list[tuple[int, list[str]]], 
                 values[column][row] = _value(text, column)
             except ValueError as error:
                 todo = remedy or f"correct it, or {_import(path)}"
-                if column in ("accuracy", "target") and "0-1" in str(error) and not remedy:
+                if column == "accuracy" and "0-1" in str(error) and not remedy:
                     todo = f"{_import(path)} --percent"
                 raise UnreadableRecord(f"{path}, line {line}: {column} is {text!r}, {error}; {todo}") from error
     return pd.DataFrame(values)
@@ -244,9 +244,11 @@ def _value(text: str, column: str) -> float | int | str:
         return _number(text, column)
     if text.lower() in MISSING:
         return math.nan
-    if column in ("accuracy", "target"):
+    if column == "accuracy":
         return _number(text, "accuracy")
     value = _float(text)
+    if column == "target" and not math.isfinite(value):
+        raise ValueError("which is not a finite number")
     if column.endswith("_to_target") and value <= 0:
         raise ValueError("which is not above 0")
     if column in ("epoch", "updates") and value < 0:

@@ -70,7 +70,7 @@ def are_percent(understood: Sequence[tuple[Log, Mapping[str, str]]], choices: Ch
     """
     highest = {}
     for log, columns in understood:
-        mapped = [columns[ours] for ours in ("accuracy", "error", "target") if ours in columns]
+        mapped = [columns[ours] for ours in ("accuracy", "error") if ours in columns]  # a target may be a loss
         numbers = [float(text) for theirs in mapped for text in _fields(log, theirs) if _NUMBER.fullmatch(text)]
         highest[str(log)] = max(numbers, default=0)
     above = [name for name, value in highest.items() if value > 1]

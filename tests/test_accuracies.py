@@ -1,4 +1,4 @@
-"""Moderated variances against limma's formula, worked out by hand; the best of several means against known constants."""
+"""Moderated variances against limma's formula, by hand; the best of several means against known constants."""
 
 import math
 
@@ -88,7 +88,9 @@ def test_likeness_is_a_normal_kernel_in_the_log_of_the_loss(first, second):
     """Of a run alone between two groups of equal degrees of freedom the variance is their average, weighted by
     exp(−½·(difference of log(1 + loss / 1 point) / 0.7)²)."""
     loss = 0.02
-    weights = [math.exp(-0.5 * (math.log((1 + 100 * loss) / (1 + 100 * other)) / 0.7) ** 2) for other in (first, second)]
+    weights = [
+        math.exp(-0.5 * (math.log((1 + 100 * loss) / (1 + 100 * other)) / 0.7) ** 2) for other in (first, second)
+    ]
     found, _ = moderated([1e-6, 1e-4, math.nan], [3, 3, 0], [first, second, loss])
     assert found[2] == pytest.approx(np.average([1e-6, 1e-4], weights=weights))
 
@@ -169,7 +171,9 @@ def test_the_best_cell_is_nearly_as_certain_as_all_runs_together():
     """Three seeds at each of twenty batch sizes that vary alike: the error is that of a deviation known from 40 degrees
     of freedom, not of the two of its own runs."""
     generator = np.random.default_rng(0)
-    epochs = table(*[("a", 2 + size, seed, [0.7 + generator.normal(0, 0.002)]) for size in range(20) for seed in range(3)])
+    epochs = table(
+        *[("a", 2 + size, seed, [0.7 + generator.normal(0, 0.002)]) for size in range(20) for seed in range(3)]
+    )
     found = accuracies(epochs)
     own = found["standard_deviation"] / math.sqrt(3)
     assert found["error"].between(0.7 * 0.002 / math.sqrt(3), 1.4 * 0.002 / math.sqrt(3)).all()

@@ -92,7 +92,12 @@ def test_a_killed_run_is_not_final_and_an_extended_one_makes_no_other_unfinished
     )
     assert planned_epochs(Study.of(records)).to_dict() == {("mine", 128): 2, ("other", 128): 5}
     of_mode = final(Study.of(records)).query("experiment == 'mine'")
-    assert of_mode[["seed", "epoch", "accuracy"]].values.tolist() == [[0, 2, 0.5], [1, 2, 0.5], [2, 2, 0.5], [3, 2, 0.2]]
+    assert of_mode[["seed", "epoch", "accuracy"]].values.tolist() == [
+        [0, 2, 0.5],
+        [1, 2, 0.5],
+        [2, 2, 0.5],
+        [3, 2, 0.2],
+    ]
     assert unfinished(Study.of(records))[["experiment", "seed", "epoch"]].values.tolist() == [["mine", 4, 1]]
     equal = table(("mine", 8, 0, [0.1]), ("mine", 8, 1, [0.1, 0.2]))
     assert planned_epochs(Study.of(equal)).tolist() == [2]  # of equally common lengths the longest
@@ -124,9 +129,14 @@ def test_each_batch_size_may_have_been_trained_for_another_number_of_epochs():
 
 
 def test_runs_under_way_say_nothing_beside_others():
-    epochs = table(*[("mine", 8, seed, [0.5] * 2) for seed in (0, 1)], ("mine", 8, 2, [0.5] * 5), ("mine", 16, 3, [0.5]))
+    epochs = table(
+        *[("mine", 8, seed, [0.5] * 2) for seed in (0, 1)], ("mine", 8, 2, [0.5] * 5), ("mine", 16, 3, [0.5])
+    )
     beside = [
-        {"status": "complete" if seed == 2 else "running", "experiment": {"name": "mine", "batch_size": size, "seed": seed}}
+        {
+            "status": "complete" if seed == 2 else "running",
+            "experiment": {"name": "mine", "batch_size": size, "seed": seed},
+        }
         for size, seed in ((8, 0), (8, 1), (8, 2), (16, 3))
     ]
     study = Study.of(epochs, sidecars=beside)

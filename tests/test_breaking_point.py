@@ -82,7 +82,13 @@ def test_losses_have_the_error_of_both_means():
 
 def test_a_loss_between_two_cells_is_students_where_all_vary_alike():
     """Plain case: deviations that are equal are pooled over all cells, as in the analysis of variance."""
-    runs = table(*[("mine", size, seed, [value + 0.002 * (seed - 1)]) for size, value in ((8, 0.76), (128, 0.755)) for seed in range(3)])
+    runs = table(
+        *[
+            ("mine", size, seed, [value + 0.002 * (seed - 1)])
+            for size, value in ((8, 0.76), (128, 0.755))
+            for seed in range(3)
+        ]
+    )
     of = accuracies(runs)
     found = threshold(runs, of[of["batch_size"] == 8], ["mine"])
     row = losses(of, found).iloc[1]
@@ -143,7 +149,10 @@ def test_a_curve_from_the_reference_cannot_break_before_it():
 
 def test_the_batch_size_of_the_reference_under_another_rule_is_not_the_reference():
     means, found = {8: 0.7505, 16: 0.75, 32: 0.70}, reference(size=8, error=0.004)
-    own, other = verdict_of(means, found, error=0.004), verdict_of(means, replace(found, from_mode="other"), error=0.004)
+    own, other = (
+        verdict_of(means, found, error=0.004),
+        verdict_of(means, replace(found, from_mode="other"), error=0.004),
+    )
     assert own.low is not None  # for its beginning counts as what the reference reaches, whatever the row says
     assert (other.low, said(other)) == (None, "the 95 % interval extends below 8")
 
@@ -261,7 +270,9 @@ def test_what_holds_of_every_verdict_in_accuracy(values, error, diverged, start,
     assert in_accuracy(losses(of.iloc[order], found), found) == verdict
 
 
-@given(means_of, st.integers(3, 50).map(lambda value: value / 1e4), starts, st.sampled_from([2, 8]), st.integers(-30, 20))
+@given(
+    means_of, st.integers(3, 50).map(lambda value: value / 1e4), starts, st.sampled_from([2, 8]), st.integers(-30, 20)
+)
 @settings(deadline=None, max_examples=40)
 def test_units_do_not_matter(values, error, start, factor, shift):
     means, shift = {8 * 2**place: value for place, value in enumerate(values)}, shift / 100
@@ -277,7 +288,9 @@ def test_units_do_not_matter(values, error, start, factor, shift):
             assert theirs == (None if ours is None else pytest.approx(scale * ours, rel=3e-3))
 
 
-@pytest.mark.xfail(reason="reason and between name different batch sizes where the curve begins at its best", strict=True)
+@pytest.mark.xfail(
+    reason="reason and between name different batch sizes where the curve begins at its best", strict=True
+)
 def test_a_mode_that_loses_throughout_is_said_to_lose_at_one_batch_size():
     verdict = verdict_of({64: 0.70, 128: 0.72, 256: 0.71})
     (reason,) = verdict.reasons

@@ -158,42 +158,40 @@ def test_left_censored_runs_are_upper_bounds():
 
 
 @pytest.mark.parametrize(
-    ("steps", "bound", "words"),
+    ("steps", "words"),
     [
-        ({8: [100.0], 16: [50.0]}, None, "the target is reached at 2 batch sizes, where the fit needs three"),
-        ({8: [100.0]}, None, "the target is reached at 1 batch size, where the fit needs three"),
-        (
-            {8: [800.0, 810], 16: [402.0, 399], 32: [200.0, 198], 64: [99.0, 101]},
-            "low",
-            "from 8 to 64 the updates may fall as 1/B throughout; B_crit is at least ",
-        ),
-        (
-            {8: [100.0, 103], 16: [101.0, 99], 32: [100.0, 98], 64: [102.0, 100]},
-            "high",
-            "from 8 to 64 the updates need not fall with B at all; B_crit is at most ",
-        ),
-        (  # faster than any of the curves, and that surely
-            {size: [1e6 / size**2] * 2 for size in range(10, 110)},
-            "low",
-            "from 10 to 109 the updates may fall as 1/B throughout; B_crit is at least ",
-        ),
-        (
-            {size: [1e-3 * size**2] * 2 for size in range(10, 110)},
-            "high",
-            "from 10 to 109 the updates need not fall with B at all; B_crit is at most ",
-        ),
-        (
-            {8: [100.0], 16: [20.0], 32: [150.0]},
-            None,
-            "from 8 to 32 the updates to target vary too much to tell perfect scaling from none",
-        ),
+        ({8: [100.0], 16: [50.0]}, "the target is reached at 2 batch sizes, where the fit needs three"),
+        ({8: [100.0]}, "the target is reached at 1 batch size, where the fit needs three"),
     ],
 )
-def test_not_determined(steps, bound, words):
+def test_too_few_sizes(steps, words):
+    found = critical_batch_size(runs(steps))
+    assert (found.estimate, found.interval, together(found.reasons)) == (None, (None, None), words)
+
+
+@pytest.mark.parametrize(
+    ("steps", "bound", "kind", "slope"),  # the slope of log S over log B, by hand
+    [
+        ({8: [800.0, 810], 16: [402.0, 399], 32: [200.0, 198], 64: [99.0, 101]}, "low", "may always fall", -1),
+        ({8: [100.0, 103], 16: [101.0, 99], 32: [100.0, 98], 64: [102.0, 100]}, "high", "may never fall", 0),
+        # faster than any of the curves, and that surely; and upwards
+        ({size: [1e6 / size**2] * 2 for size in range(10, 110)}, "low", "may always fall", -2),
+        ({size: [1e-3 * size**2] * 2 for size in range(10, 110)}, "high", "may never fall", 2),
+        ({8: [100.0], 16: [20.0], 32: [150.0]}, None, "varies too much", math.log(1.5) / math.log(4)),
+    ],
+)
+def test_not_determined(steps, bound, kind, slope):
     found = critical_batch_size(runs(steps))
     assert found.estimate is None
-    assert together(found.reasons).startswith(words)
     assert {name for name in ("low", "high") if getattr(found, name) is not None} == ({bound} if bound else set())
+    (reason,) = found.reasons
+    values = dict(reason.values)
+    assert reason.kind == kind
+    assert (values["first"], values["last"]) == (min(steps), max(steps))
+    assert values["slope"] == pytest.approx(slope, abs=0.01)
+    if bound:
+        assert values[bound] == getattr(found, bound)
+    assert f"from {min(steps)} to {max(steps)} the updates go as B^" in str(reason)
 
 
 def test_extrapolation_is_said():

@@ -74,10 +74,12 @@ def test_student_quantile_has_the_degrees_of_freedom_of_the_errors():
 
 
 def test_the_shape_between_two_sizes_is_uncertain_too():
-    """Means that are all but certain, with slopes of −0.5, −1.5 and −4 points an octave, half way down the second: a
-    concave curve crosses between the chord, at 0.5, and the line that the third extends, at 1 − 0.75/4 of the octave. To
-    this distance from the estimate that of the noise is added in quadrature: a curve that ends at 32, where it is surely
-    below, may bend down just before."""
+    """Means that are all but certain, with slopes of −0.5, −1.5 and −4 points an octave, half way down the second.
+
+    A concave curve crosses between the chord, at 0.5, and the line that the third extends, at 1 − 0.75/4 of the octave.
+    To this distance from the estimate that of the noise is added in quadrature: a curve that ends at 32, where it is
+    surely below, may bend down just before.
+    """
     means = [0.800, 0.795, 0.780, 0.740]
     found = crossing([8, 16, 32, 64], means, [1e-4] * 4, 1000, Level(0.7875))
     assert found.sizes == (8, 16, 32)
@@ -106,8 +108,9 @@ def brute_force(x, y, errors, at=None, value=None, drop=None, error=0.0) -> tupl
     rules += [
         {
             "type": "ineq",
-            "fun": lambda v, i=i: (v[i] - v[i - 1]) / (places[i] - places[i - 1])
-            - (v[i + 1] - v[i]) / (places[i + 1] - places[i]),
+            "fun": lambda v, i=i: (
+                (v[i] - v[i - 1]) / (places[i] - places[i - 1]) - (v[i + 1] - v[i]) / (places[i + 1] - places[i])
+            ),
         }
         for i in range(1, len(places) - 1)
     ]

@@ -15,7 +15,6 @@ from batchscale.analysis import json_object, sentences
 from batchscale.analysis.breaking_point import CURRENCIES
 from batchscale.analysis.findings import Beginning, analyse, to_target
 from batchscale.analysis.terminal import text
-from batchscale.analysis.words import number
 from batchscale.epoch import COLUMNS, STUDY_COLUMNS
 from batchscale.errors import UserError
 from batchscale.records.study import Study
@@ -94,7 +93,7 @@ def test_where_a_mode_is_known_at_the_threshold_and_at_another_target(known):
 
 
 def test_the_target_is_the_highest_that_the_records_can_answer():
-    """Four batch sizes of every mode, all of whose runs reach it after their first epoch; or all, where a mode has fewer."""
+    """Four batch sizes of every mode, all of whose runs reach it after their first epoch; or all that a mode has."""
     reaching = {8: 0.80, 16: 0.79, 32: 0.78, 64: 0.755, 128: 0.62, 256: 0.61}
     curves = [("baseline_small", size, seed, [0.1, 0.4, final]) for size, final in reaching.items() for seed in (0, 1)]
     curves += [("baseline_large", 512, seed, [0.1, 0.4, 0.6]) for seed in (0, 1)]
@@ -112,9 +111,11 @@ def test_the_target_is_the_highest_that_the_records_can_answer():
     few = Study.of(table(*[run for run in curves if run[1] in (8, 16)], ("baseline_large", 32, 0, [0.1, 0.4, 0.795])))
     assert few.runs["batch_size"].nunique() == 3
     assert analyse(few).target == pytest.approx(analyse(few).threshold.accuracy, abs=0.011)  # all three of them
-    # Where none is reached by enough, it is the one that most batch sizes reach.
-    none = Study.of(table(*[run for run in curves if run[1] in (8, 16)], *[("baseline_large", 2**e, 0, [0.01]) for e in (7, 8)]))
-    assert "the fit needs three" in str(analyse(none).to_target.reason)
+    # Where none is reached by enough, it is the highest of those that most batch sizes reach.
+    none = Study.of(
+        table(*[run for run in curves if run[1] in (8, 16)], *[("baseline_large", 2**e, 0, [0.01]) for e in (7, 8)])
+    )
+    assert (analyse(none).target, analyse(none).to_target.reason) == (analyse(none).threshold.accuracy, None)
 
 
 def test_the_target_is_the_threshold_where_that_can_be_answered():
@@ -156,7 +157,10 @@ def test_a_bad_batch_size_below_the_best_changes_no_verdict(known):
     """Its rate is too high: it is shown, and said, and else as if it had not been trained."""
     bad = EPOCHS[(EPOCHS["experiment"] == "baseline_small") & (EPOCHS["batch_size"] == 2)]
     worse = EPOCHS.assign(accuracy=EPOCHS["accuracy"].where(~EPOCHS.index.isin(bad.index), 0.1))
-    without, found = result_of(EPOCHS.drop(bad.index), target=synthetic.TARGET), result_of(worse, target=synthetic.TARGET)
+    without, found = (
+        result_of(EPOCHS.drop(bad.index), target=synthetic.TARGET),
+        result_of(worse, target=synthetic.TARGET),
+    )
     same_numbers(without, found, rel=0.02)
     assert found["threshold"]["best"] == pytest.approx(without["threshold"]["best"], abs=2e-4)
     said = "below the best reference batch size 8, 2 loses more than the tolerance; curves begin at 8"
@@ -171,7 +175,7 @@ def test_a_bad_batch_size_below_the_best_changes_no_verdict(known):
 
 def test_at_the_reference_batch_size_all_modes_are_one():
     """What sidecars say of B_ref counts: up to there the small minibatches belong to every curve."""
-    for size, expected in ((8, [8]), (16, [8, 16]), (32, [8, 16, 32])):
+    for size, expected in ((8, [8]), (16, [8, 16])):
         beside = synthetic.sidecars(EPOCHS, reference_batch_size=size)
         study = Study.of(EPOCHS, sidecars=beside)
         found = analyse(study, target=synthetic.TARGET)
@@ -195,7 +199,11 @@ def finals(*rows: tuple[str, int, list[float]]) -> Study:
 
 
 AB = finals(
-    ("a", 8, [0.80, 0.801]), ("a", 64, [0.799, 0.80]), ("a", 512, [0.70, 0.702]), ("b", 64, [0.78, 0.782]), ("b", 512, [0.75, 0.752])
+    ("a", 8, [0.80, 0.801]),
+    ("a", 64, [0.799, 0.80]),
+    ("a", 512, [0.70, 0.702]),
+    ("b", 64, [0.78, 0.782]),
+    ("b", 512, [0.75, 0.752]),
 )
 
 
@@ -251,7 +259,13 @@ def test_any_pair_may_be_compared():
 
 
 def test_final_epochs_are_averaged():
-    epochs = table(*[(name, size, seed, [0.3, 0.5, 0.7]) for name, size in (("baseline_small", 8), ("mine", 128)) for seed in (0, 1)])
+    epochs = table(
+        *[
+            (name, size, seed, [0.3, 0.5, 0.7])
+            for name, size in (("baseline_small", 8), ("mine", 128))
+            for seed in (0, 1)
+        ]
+    )
     found = [analyse(Study.of(epochs), final_epochs=count) for count in (1, 2, 3)]
     assert [each.threshold.mean for each in found] == pytest.approx([0.7, 0.6, 0.5])
     assert [json_object.json_object(each)["final_epochs"] for each in found] == [1, 2, 3]
@@ -332,7 +346,10 @@ LITTLE = {
     ),
     "one batch size": (Study.of(EPOCHS[EPOCHS["batch_size"].isin([8, 256])]), None),
     "two batch sizes": (Study.of(EPOCHS[EPOCHS["batch_size"].isin([8, 256, 512])]), None),
-    "no small runs": (without_modes("baseline_small"), "baseline_small is not recorded; the reference is baseline_large, gradual_wa"),
+    "no small runs": (
+        without_modes("baseline_small"),
+        "baseline_small is not recorded; the reference is baseline_large, gradual_wa",
+    ),
     "small runs only": (
         without_modes(*synthetic.MODES),
         "there are no records of baseline_large, scaled_lr and gradual_warmup_scaled_lr",
@@ -399,7 +416,7 @@ def test_small_records_say_what_they_can():
     assert "the fit needs three" in of(one, WARM, "critical_batch_size")["reason"]
     bare = result_of(LITTLE["no small runs"][0], target=synthetic.TARGET)
     assert bare["threshold"]["reference"] == sorted(synthetic.MODES)
-    assert of(bare, WARM, "critical_batch_size")["estimate"] is not None
+    assert bare["threshold"]["from_batch_size"] in (128, 256, 512, 1024)
     none = result_of(LITTLE["no accuracies"][0])
     assert (none["threshold"], none["target"]) == (None, None)
     of_one_seed = analyse(LITTLE["one seed"][0], target=synthetic.TARGET)
@@ -418,8 +435,9 @@ def test_small_records_say_what_they_can():
 def test_two_seeds_anywhere_give_intervals_everywhere():
     """A batch size with one seed has the error that its neighbours suggest."""
     twice = EPOCHS[(EPOCHS["seed"] == 0) | ((EPOCHS["seed"] == 1) & (EPOCHS["experiment"] == "baseline_small"))]
+    result = result_of(twice, target=synthetic.TARGET)
     for name in synthetic.MODES:
-        point = of(result_of(twice, target=synthetic.TARGET), name)["accuracy"]
+        point = of(result, name)["accuracy"]
         assert point["low"] < point["estimate"] < point["high"]
 
 
@@ -438,8 +456,9 @@ def test_diverged_runs():
     # One that diverged in its last epoch has an accuracy, which does not count.
     last = Study.of(EPOCHS[EPOCHS["batch_size"] <= 256], diverged=[(WARM, 256, 1)])
     last = result_of(last, target=synthetic.TARGET)
-    assert [(row["seeds"], row["diverged"]) for row in of(last, WARM, "batch_sizes")] == [(3, 0), (2, 1)]
-    everything = result_of(Study.of(NOTHING.epochs, diverged=[("mine", 8, 0)]))
+    rows = {row["batch_size"]: (row["seeds"], row["diverged"]) for row in of(last, WARM, "batch_sizes")}
+    assert rows == dict.fromkeys((2, 4, 8, 128), (3, 0)) | {256: (2, 1)}
+    everything = result_of(Study.of(NOTHING.epochs, diverged=[("mine", 8, 0), ("mine", 16, 0)]))
     assert everything["modes"]["mine"]["sentence"] == "Every run of “mine” diverges."
     json.dumps(everything, allow_nan=False)
 
@@ -588,7 +607,7 @@ def size_shown(point: dict) -> str:
     """`> 8192` where everything recorded pays, `< 128` where nothing does, or else the estimate."""
     kept, lost = point["between"]
     if point["estimate"] is not None or (kept, lost) == (None, None):
-        return number(point["estimate"])
+        return "–" if point["estimate"] is None else f"{point['estimate']:.0f}"
     return f"> {kept}" if lost is None else f"< {lost}"
 
 
@@ -597,8 +616,8 @@ def test_command_prints_the_same_numbers_twice(folder, capsys, monkeypatch):
     result = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)  # no NaN, no Infinity
     study = Study.load(folder)
     assert study.diverged == [("mine", 8, 0)]
-    assert result == result_of(study, target=0.7)
-    assert result == json.loads(json.dumps(result_of(study, target=0.7)))
+    again = result_of(study, target=0.7)
+    assert result == again == json.loads(json.dumps(again))
     for columns in ("60", "80"):
         monkeypatch.setenv("COLUMNS", columns)
         assert cli.main(["analyse", str(folder), "--target", "0.7"]) == 0
@@ -607,7 +626,9 @@ def test_command_prints_the_same_numbers_twice(folder, capsys, monkeypatch):
         assert max(map(len, lines)) <= int(columns)
         for name, mode in result["modes"].items():
             breaking, critical = mode["breaking_point"], mode["critical_batch_size"]
-            expected = [size_shown(breaking[currency]) for currency in CURRENCIES] + [number(critical["estimate"])]
+            expected = [size_shown(breaking[currency]) for currency in CURRENCIES] + [
+                size_shown({"estimate": critical["estimate"], "between": (None, None)})
+            ]
             assert re.split(r"\s{2,}", lines[lines.index(name) + 1].strip()) == expected
         assert " ".join(result["modes"][WARM]["sentence"].split()) in " ".join(printed.split())
 

@@ -19,6 +19,7 @@ from batchscale.analysis.findings import Effect, Findings, ModeFindings, NoiseSc
 from batchscale.analysis.reasons import WORDING, Reason
 from batchscale.analysis.tables import Beginning
 from batchscale.analysis.threshold import Threshold
+from batchscale.analysis.words import images
 from batchscale.modes import MODES, Mode
 from batchscale.records import figures
 from batchscale.records.study import Study
@@ -243,23 +244,32 @@ def test_label_lines_beside_their_ends_or_in_a_legend():
 
 
 def test_to_target():
-    """Means are lines, runs are dots, those that never got there open triangles at what they made, or crosses."""
+    """Means are lines, runs are dots, those that never got there open triangles at what they made, or crosses; a
+    triangle that points down is an upper bound."""
     _, ax = plt.subplots()
     records = table(
-        ("scaled_lr", 128, 0, [0.1, 0.9]), ("scaled_lr", 256, 0, [0.1, 0.2]), ("scaled_lr", 512, 0, [0.1, 0.2])
+        ("scaled_lr", 64, 0, [0.8, 0.9]),
+        ("scaled_lr", 128, 0, [0.1, 0.9]),
+        ("scaled_lr", 256, 0, [0.1, 0.2]),
+        ("scaled_lr", 512, 0, [0.1, 0.2]),
     )
     failed = [("scaled_lr", 512, 0), ("scaled_lr", 1024, 0)]  # the second in its first epoch
     at, modes = reached(Study.of(records.assign(updates=10 * records["epoch"]), diverged=failed), 0.5)
     plots.to_target(ax, at, "updates", modes)
     assert drawn(ax)["linearly scaled rate"] == [[128], [pytest.approx(15)]]
-    arrived, missed, diverged = (collection.get_offsets().tolist() for collection in ax.collections)
-    assert (arrived, missed, diverged) == ([[128, pytest.approx(15)]], [[256, 20]], [[512, 20]])
-    assert len(ax.collections[1].get_facecolors()) == 0
+    arrived, within_first, missed, diverged = (each.get_offsets().tolist() for each in ax.collections)
+    assert (arrived, within_first) == ([[128, pytest.approx(15)]], [[64, 10]])
+    assert (missed, diverged) == ([[256, 20]], [[512, 20]])
+    for open_triangles in ax.collections[1:3]:
+        assert len(open_triangles.get_facecolors()) == 0
+    down, up = (each.get_paths()[0].vertices[:, 1] for each in ax.collections[1:3])
+    assert down.min() == pytest.approx(-up.max())  # each other's mirror image
     (at_once,) = [line for line in ax.get_lines() if line.get_transform() == ax.get_xaxis_transform()]
     assert (at_once.get_marker(), at_once.get_xydata().tolist()) == ("x", [[1024, 0]])
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["128", "256", "512", "1024"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["64", "128", "256", "512", "1024"]
     assert ax.get_title() == "target: accuracy 0.500"
-    assert {"target not reached: at least this", "diverged here"} < set(drawn(ax))
+    keys = {"target not reached: at least this", "within the first epoch: at most this", "diverged here"}
+    assert keys < set(drawn(ax))
 
 
 def test_to_target_has_no_line_without_clipping_but_for_crosses():
@@ -506,6 +516,28 @@ def test_crossings_that_are_open(found, markers, number, count):
     assert len(lines) == (found.estimate is not None)
 
 
+def test_knees_are_below_the_lines():
+    """One row per mode that has a verdict in time, on an axis of powers of ten."""
+    _, ax = plt.subplots()
+    ax.plot([128, 512], [40, 20])
+    plots._log2_axis(ax, [128, 256, 512])
+    ax.set_yscale("log")
+    limits, (low, high) = ax.get_xlim(), ax.get_ylim()
+    points = {"baseline_large": POINT, "scaled_lr": UNKNOWN, "mine": OPEN_ABOVE}
+    plots.knees(ax, dataclasses.replace(NOTHING_FOUND.to_target, in_time=points))
+    assert [bar[:2] for bar in bars(ax)] == [(128, 512), (300, pytest.approx(limits[1]))]
+    heights = [bar[2] for bar in bars(ax)]
+    assert ax.get_ylim()[0] < heights[1] < heights[0] < low
+    assert ax.get_ylim()[1] == pytest.approx(high)
+    assert ax.get_xlim() == limits
+    symbols = [(line.get_marker(), line.get_xdata()[0]) for line in ax.get_lines()[1:] if len(line.get_xdata())]
+    assert symbols == [("|", 256), (">", limits[1])]
+    assert texts(ax) == ["256", "> 512"]
+    before = ax.get_ylim()
+    plots.knees(ax, dataclasses.replace(NOTHING_FOUND.to_target, in_time={"mine": UNKNOWN}))
+    assert ax.get_ylim() == before
+
+
 def test_without_a_curve_nothing_is_crossed():
     ax, before = crossed(scaled_lr=UNKNOWN)
     assert (ax.get_xlim(), ax.get_ylim()) == before
@@ -543,7 +575,7 @@ def test_the_curve_of_records_crosses_the_threshold_where_it_is_drawn():
         assert kept <= point.estimate <= lost
         assert point.low <= point.estimate
         assert point.high is None or point.estimate <= point.high
-    assert [text for text in texts(ax) if text[0] != ">"] == [f"{point.estimate:.3g}" for point in known]
+    assert [text for text in texts(ax) if text[0] != ">"] == [images(point.estimate) for point in known]
 
 
 def test_noise_scales_beside_critical_batch_sizes():
@@ -614,7 +646,7 @@ def test_forty_modes_can_be_told_apart():
     study = Study.of(timed(*[(name, 128, 0, [0.1, 0.5 + place / 100]) for place, name in enumerate(names)]))
     found = findings.analyse(study, target=0.4)
     figure, axes = plt.subplots(1, 2, figsize=(16, 8), layout="constrained")
-    plots.to_target(axes[0], found.to_target, "updates", study.modes)
+    plots.to_target(axes[0], reached(study, 0.4)[0], "updates", study.modes)
     places = np.concatenate([markers.get_offsets()[:, 0] for markers in axes[0].collections])
     assert len(places) == 40
     assert places.max() / places.min() < 2**0.5  # beside 128, not over other batch sizes

@@ -15,9 +15,9 @@ import synthetic
 import typst
 from conftest import PROJECT
 
+from batchscale.analysis import words
 from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
 from batchscale.analysis.findings import Findings, NoiseScale, ToTarget, analyse
-from batchscale.analysis.words import interval, number, percent
 from batchscale.epoch import STUDY_COLUMNS
 from batchscale.errors import UserError
 from batchscale.experiment import Experiment
@@ -89,7 +89,7 @@ CASES = {
         lambda folder: write(SMALL[SMALL["seed"] == 0], folder),
         [
             "(1 seed, no interval)",
-            "A single seed, and so no interval, at 8 of 8 combinations of mode and batch size.",
+            "A single seed at 8 of 8 combinations of mode and batch size.",
         ],
     ),
     "one batch size": (
@@ -113,8 +113,8 @@ CASES = {
         lambda folder: write(SMALL[SMALL["experiment"] != "baseline_small"], folder),
         [
             "There are no records of baseline_small.",
-            "the reference is baseline_large, gradual_warmup_scaled_lr and scaled_lr, with the smallest batch size, 128",
-            "The best reference batch size, 128 images, reaches a test accuracy of",
+            "the reference is baseline_large, gradual_warmup_scaled_lr and scaled_lr, with the smallest batch size",
+            "The best reference batch size, 1024 images, reaches a test accuracy of",
         ],
     ),
     "no finished small minibatches": (
@@ -139,7 +139,12 @@ CASES = {
     ),
     "all diverged": (
         lambda folder: (folder.mkdir(), put(folder, sidecar("diverged", name="scaled_lr", batch_size=128))),
-        ["rests on 1 run", "1 diverged", "Every run of the linear rule without warm-up diverges."],
+        [
+            "rests on 1 run",
+            "1 diverged",
+            "No run of the reference is finished, so there is no accuracy to keep.",
+            "The run scaled_lr B=128 seed 0 diverged; it counts as a failure.",
+        ],
     ),
     "five columns": (
         lambda folder: write(SMALL, folder, list(STUDY_COLUMNS)),
@@ -156,7 +161,7 @@ CASES = {
         [
             "The times of 4 runs are left out: another device trained them.",
             "trained on A100 (cuda) and T4 (cuda)",
-            "Under the linear rule without warm-up no comparable time to the target is recorded.",
+            "Under the linear rule without warm-up the target is reached soonest at 8, in",  # by the reference's device
         ],
     ),
 }
@@ -311,20 +316,23 @@ def test_every_number_of_the_verdicts_is_a_finding():
         expected = [point.estimate for point in points] + [mode.critical.estimate, mode.noise_scale.median]
         assert None not in expected
         shown = [float(value.replace("\u202f", "")) for value, _ in row[1:]]
-        assert shown == [pytest.approx(value, rel=0.005) for value in expected]
+        assert shown == [pytest.approx(value, rel=0.05) for value in expected]  # two digits or three
         ends = [each.interval for each in (*points, mode.critical)] + [(mode.noise_scale.low, mode.noise_scale.high)]
-        assert [between for _, between in row[1:]] == [interval(*each) for each in ends]
+        assert [between for _, between in row[1:]] == [words.interval(*each) for each in ends]
     best = EPOCHS[(EPOCHS["experiment"] == "baseline_small") & (EPOCHS["epoch"] == 30)].groupby("batch_size")[
         "accuracy"
     ]
     size, mean = best.mean().idxmax(), best.mean().max()
-    first, chance, keep = said["threshold"]
-    assert first == (
+    first, *chance, keep = said["threshold"]
+    assert first.startswith(
         f"The best small minibatch, {size} images, reaches a test accuracy of {100 * mean:.1f} ± "
-        f"{100 * best.std()[size]:.1f} % (3 seeds)."
+        f"{100 * best.std()[size]:.1f} % (3 seeds"
     )
-    corrected = 100 * found.threshold.best
-    assert f"about {100 * mean - corrected:.1f} points; {corrected:.1f} % count (95 % interval " in chance
+    corrected = 100 * found.threshold.best  # by chance the best of several means is too high
+    assert corrected <= 100 * mean
+    low, high = (100 * end for end in found.threshold.interval)
+    assert f"95 % interval {low:.1f} to {high:.1f} %" in (chance or [first])[0]
+    assert bool(chance) == (f"{corrected:.1f}" != f"{100 * mean:.1f}")
     assert keep == f"With a tolerance of 1 point, a larger minibatch has to keep {corrected - 1:.1f} %."
     (table,) = said["accuracies"]
     accuracy = EPOCHS[(EPOCHS["experiment"] == "scaled_lr") & (EPOCHS["epoch"] == 30) & (EPOCHS["batch_size"] == 512)]
@@ -340,13 +348,13 @@ def test_every_number_of_the_verdicts_is_a_finding():
 
 def numbers_of(found: Findings) -> set[str]:
     """Every number that a sentence on breaking points may contain."""
-    known = {"95", number(found.threshold.from_batch_size), number(found.threshold.seeds)}
+    known = {"95", words.number(found.threshold.from_batch_size), words.number(found.threshold.seeds)}
     for mode in found.modes.values():
         for each in (*mode.breaking_points.values(), mode.critical):
-            known |= {number(end) for end in (each.estimate, each.low, each.high)}
+            known |= set(re.findall(r"[\d.]+", f"{words.images(each.estimate)} {words.interval(*each.interval)}"))
         known |= {str(size) for point in mode.breaking_points.values() for size in point.between}
         for row in mode.losses.itertuples():
-            known |= set(percent(row.accuracy, row.standard_deviation).split()) | {str(row.batch_size)}
+            known |= set(words.percent(row.accuracy, row.standard_deviation).split()) | {str(row.batch_size)}
             known |= {str(row.diverged), str(row.diverged + row.seeds)}
             known |= {f"{100 * value:.1f}" for value in (row.loss, row.loss_low, row.loss_high)}
     of_threshold = (found.threshold.accuracy, found.threshold.best, *found.threshold.interval, found.target)
@@ -458,8 +466,7 @@ def three_rules() -> Findings:
 def test_sentences_on_known_verdicts(three_rules):
     said = contents(three_rules)
     assert said["discussion"] == [
-        f"The accuracy is kept up to 256 (95 % interval 128–512) by {RULES[SCALED]} and up to 900 (95 % interval ≥ 480) "
-        f"by {RULES[WARM]}; these intervals overlap, so the records do not tell which goes further.",
+        f"The intervals of {RULES[SCALED]} and {RULES[WARM]} overlap: the records do not tell which goes further.",
         "No batch size recorded for the base rate keeps it.",
         f"The smallest known breaking point of each rule is 128 for {RULES[SCALED]} (in time) and 512 for "
         f"{RULES[WARM]} (in updates).",
@@ -510,11 +517,12 @@ def test_noise_scales_that_were_not_always_measurable(three_rules):
 
 
 def test_rules_are_ranked_by_intervals_alone(three_rules):
-    level = "so the records do not tell which goes further."
+    level = "the records do not tell which goes further."
     ranked = f"The linear rule with gradual warm-up goes further than {RULES[SCALED]}."
     for ours in ((1024, None, 1024), (1024, 256, 1024), (1024, 512, 1024), (512, 512, 512)):
         for theirs in ((128, None, 256), (256, 128, 256), (256, 256, 512), (256, None, None)):
-            found = broken_at(broken_at(three_rules, WARM, accuracy=ours), SCALED, accuracy=theirs)
+            found = broken_at(three_rules, WARM, accuracy=(*ours, (512, 1024)))
+            found = broken_at(found, SCALED, accuracy=(*theirs, (128, 256)))
             is_sure = None not in (ours[1], theirs[2]) and ours[1] > theirs[2]
             said = contents(found)
             for part in (said["discussion"], said["abstract"]):
@@ -541,11 +549,12 @@ def test_the_committed_results_rank_no_rules_whose_intervals_overlap():
         for sentence in part:
             ranking = r"go(es)? further than|furthest|outperform|surpass|(better|larger|longer) than (the|scal|grad)"
             assert not re.search(ranking, sentence), sentence
-            if RULES[SCALED] in sentence and RULES[WARM] in sentence and "smallest known" not in sentence:
+            is_other = re.search("smallest known|critical batch size", sentence)
+            if RULES[SCALED] in sentence and RULES[WARM] in sentence and not is_other:
                 about_both.append(sentence)
-    assert len(about_both) == 3  # in README, in the abstract and in the discussion
+    assert len(about_both) >= 3  # in README, in the abstract and in the discussion
     assert len(set(about_both)) == 1
-    assert about_both[0].endswith("these intervals overlap, so the records do not tell which goes further.")
+    assert about_both[0].endswith("overlap: the records do not tell which goes further.")
 
 
 def test_frontier_in_words():
@@ -570,10 +579,10 @@ def test_frontier_in_words():
 
 def test_times_of_another_device_are_left_out():
     """They are said to be, and what is said of accuracies and updates stays."""
-    is_other = synthetic.is_run(SMALL, ("scaled_lr", 128, 0))
+    is_other = synthetic.is_run(SMALL, ("scaled_lr", 1024, 0))
     table = SMALL.assign(running_time=SMALL["running_time"].where(~is_other, SMALL["running_time"] / 1000))
     one = on_devices(table, lambda *_: "A100")
-    two = on_devices(table, lambda *run: "T4" if run == ("scaled_lr", 128, 0) else "A100")
+    two = on_devices(table, lambda *run: "T4" if run == ("scaled_lr", 1024, 0) else "A100")
     mixed, found = said_of(table, one), found_in(table, two)
     said = contents(found)
     assert mixed["missing"] == []
@@ -584,14 +593,14 @@ def test_times_of_another_device_are_left_out():
         "This report rests on 16 runs on the data set cifar10 at width 0.25, trained on A100 (cuda) and T4 (cuda), with"
     )
     runs = found.to_target.runs.set_index(RUN)["running_time"]
-    assert pd.isna(runs["scaled_lr", 128, 0])
-    seconds = runs["scaled_lr", 128, 1]
-    assert said["time"][1] == (
-        f"Under the linear rule without warm-up the target is reached soonest at 128, in {seconds:.3g} s."
+    assert pd.isna(runs["scaled_lr", 1024, 0])
+    seconds = runs["scaled_lr", 1024, 1]
+    assert said["time"][1].startswith(
+        f"Under the linear rule without warm-up the target is reached soonest at 1024, in {seconds:.3g} s, compared"
     )
     assert said["time"][0] == mixed["time"][0]
     assert said["time"][2] == mixed["time"][2]
-    at = found.frontier.set_index(["experiment", "batch_size"]).loc[("scaled_lr", 128)]
+    at = found.frontier.set_index(["experiment", "batch_size"]).loc[("scaled_lr", 1024)]
     assert at["seeds"] == 1
     assert at["running_time"] > 1
     for part in ("threshold", "accuracy", "accuracies", "effects", "updates", "noise_scales"):
@@ -711,7 +720,9 @@ def test_check_of_the_learning_rate(tmp_path):
     ours, theirs = (
         json.loads((folder / "report.json").read_text(encoding="utf-8")) for folder in (without, with_check)
     )
-    assert {key for key in ours if ours[key] != theirs[key]} == {"check"}
+    assert {key for key in ours if ours[key] != theirs[key]} == {"check", "missing"}
+    (remark,) = set(theirs["missing"]) - set(ours["missing"])
+    assert remark.startswith("Not read: 3 CSVs in the subfolder learning_rate_check;")
 
 
 def test_several_targets_are_tabled_where_something_is_known(whole):
@@ -739,9 +750,9 @@ def test_several_targets_are_tabled_where_something_is_known(whole):
     # Two tenths below the target, the target, and the threshold itself.
     assert found.target < found.threshold.accuracy
     tenths = [tenth / 10 for tenth in range(10) if tenth / 10 < found.target][-2:]
-    expected = [percent(each) for each in (*tenths, found.target, found.threshold.accuracy)]
+    expected = [words.percent(each) for each in (*tenths, found.target, found.threshold.accuracy)]
     assert tabled == [each for each in expected if each in tabled]
-    assert percent(found.target) in tabled
+    assert words.percent(found.target) in tabled
     assert len(tabled) >= 3
     for row in said["targets"]:
         assert row[2] != "–"

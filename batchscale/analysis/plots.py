@@ -31,7 +31,7 @@ from batchscale.analysis.projection import ModeProjection
 from batchscale.analysis.reasons import together
 from batchscale.analysis.tables import over_seeds
 from batchscale.analysis.threshold import Threshold
-from batchscale.analysis.words import MOST, number, spread, verdict_size
+from batchscale.analysis.words import MOST, images, number, spread, verdict_size
 from batchscale.modes import MODES, Mode
 
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -124,7 +124,7 @@ def _interval(ax: Axes, point: BreakingPoint, place: float, colour, limits: tupl
             ax.plot(edge, place, marker=marker, color=colour, markersize=6, clip_on=False)
     if point.estimate is not None:
         ax.plot(point.estimate, place, "|", color=colour, markersize=11, markeredgewidth=2)
-        word, at = number(point.estimate), max(point.estimate, end or 0)
+        word, at = images(point.estimate), max(point.estimate, end or 0)
     else:
         word, at = verdict_size(point), end or start
     if at is not None:

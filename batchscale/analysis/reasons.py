@@ -7,7 +7,7 @@ str(reason)                                  # "1 pair of equal seeds, where two
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from batchscale.analysis.words import count, goal, listed, minus, number, points
+from batchscale.analysis.words import count, goal, images, listed, minus, number, points
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ WORDING: dict[str, Callable[..., str]] = {
     ),
     "may always fall": lambda first, last, slope, sizes, low: (
         f"from {first} to {last} the updates go as B^{minus(slope)}, and may fall as 1/B throughout; "
-        f"B_crit is at least {number(low)}"
+        f"B_crit is at least {images(low)}"
     ),
     "may never fall": lambda first, last, slope, sizes, high: (
         f"from {first} to {last} the updates go as B^{minus(slope)}, too flat or, for {count(sizes, 'batch size')}, "
-        f"too scattered to give B_crit a lower bound; it is at most {number(high)}"
+        f"too scattered to give B_crit a lower bound; it is at most {images(high)}"
     ),
     "extrapolated": lambda first, last: (
         f"extrapolated: the target is reached at batch sizes from {first} to {last} only"

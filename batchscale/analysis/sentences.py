@@ -21,6 +21,7 @@ from batchscale.analysis.words import (
     decimal,
     exact,
     goal,
+    images,
     interval,
     listed,
     number,
@@ -102,7 +103,7 @@ def accuracy(mode: ModeFindings, found: Threshold | None) -> str:
         against = f"against {percent(found.best)}"
         return f"Already at {lost}, the smallest recorded, {phrase} {_failure(rows.loc[lost], against)}."
     if point.estimate is None:
-        least = "" if point.low is None else f"; the 95 % interval of its breaking point begins at {number(point.low)}"
+        least = "" if point.low is None else f"; the 95 % interval of its breaking point begins at {images(point.low)}"
         return sentence(
             f"{phrase} keeps the accuracy up to {kept}, the largest recorded ({_accuracy(rows.loc[kept])} against a "
             f"threshold of {percent(found.accuracy)}){least}"
@@ -129,11 +130,10 @@ def comparison(found: Findings) -> list[str]:
     level = [name for name in known if not any(_surely_further(other, known[name]) for other in known.values())]
     sentences = []
     if len(level) > 1:
-        kept = listed([f"{_kept(known[name])} by {phrase[name]}" for name in level])
-        intervals = [_has_interval(known[name]) for name in level]
-        why = "there are no intervals" if not any(intervals) else "some have no interval"
-        why = "these intervals overlap" if all(intervals) else why
-        sentences.append(f"The accuracy is kept {kept}; {why}, so the records do not tell which goes further.")
+        rules, intervals = listed([phrase[name] for name in level]), [_has_interval(known[name]) for name in level]
+        unknown = "there are no intervals" if not any(intervals) else "some have no interval"
+        why = f"The intervals of {rules} overlap" if all(intervals) else f"Of {rules} {unknown}"
+        sentences.append(f"{why}: the records do not tell which goes further.")
     elif len(known) == 1:
         sentences.append(sentence(f"{phrase[level[0]]} keeps the accuracy {_kept(known[level[0]])}"))
     behind: dict[str, list[str]] = {}
@@ -268,7 +268,7 @@ def smallest(found: Findings) -> list[str]:
         if known and sizes["accuracy"] is not None:
             least = min(known.values())
             currencies = listed([currency for currency, size in known.items() if size == least])
-            said.append(f"{number(least)} for {mode.mode.phrase} (in {currencies})")
+            said.append(f"{images(least)} for {mode.mode.phrase} (in {currencies})")
     return [f"The smallest known breaking point of each rule is {listed(said)}."] if said else []
 
 
@@ -372,7 +372,7 @@ def _failure(row: pd.Series, against: str = "") -> str:
 
 def _estimate(found: CriticalBatchSize | BreakingPoint) -> str:
     between = interval(*found.interval)
-    return number(found.estimate) + (f" (95 % interval {between})" if between else "")
+    return images(found.estimate) + (f" (95 % interval {between})" if between else "")
 
 
 def _has_interval(point: BreakingPoint) -> bool:

@@ -23,17 +23,28 @@ def number(value: float | None) -> str:
     return f"{int(value):,}".replace(",", "\u202f" if abs(value) >= 100_000 else "")
 
 
-def interval(low: float | None, high: float | None) -> str:
-    """`low–high`, `≤ high` or `≥ low` where a side is open, and nothing where both are.
+def images(value: float | None) -> str:
+    """A batch size that need not be a recorded one: to two digits below 100, from there on to three.
 
-    >>> interval(128, 256), interval(None, 256), interval(None, None)
-    ('128–256', '≤ 256', '')
+    >>> images(9.724), images(28.23), images(8.0), images(128), images(1248.3), images(None)
+    ('9.7', '28', '8', '128', '1250', '–')
+    """
+    if value is None or math.isnan(value) or float(value).is_integer():
+        return number(value)
+    return number(float(f"{value:.{2 if value < 100 else 3}g}"))
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """`low–high` in batch sizes, `≤ high` or `≥ low` where a side is open, and nothing where both are.
+
+    >>> interval(128, 256), interval(None, 256), interval(None, None), interval(12.77, 109.2)
+    ('128–256', '≤ 256', '', '13–109')
     """
     if low is None and high is None:
         return ""
     if low is None:
-        return f"≤ {number(high)}"
-    return f"≥ {number(low)}" if high is None else f"{number(low)}–{number(high)}"
+        return f"≤ {images(high)}"
+    return f"≥ {images(low)}" if high is None else f"{images(low)}–{images(high)}"
 
 
 def verdict_size(found) -> str:
@@ -41,7 +52,7 @@ def verdict_size(found) -> str:
     sizes, the side: `> 8192` pays up to the largest, `< 128` from the smallest on not."""
     kept, lost = getattr(found, "between", (None, None))
     if found.estimate is not None or (kept, lost) == (None, None):
-        return number(found.estimate)
+        return images(found.estimate)
     return f"< {lost}" if kept is None else f"> {kept}"
 
 

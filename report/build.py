@@ -107,7 +107,7 @@ def _figures(found: Findings) -> dict[str, tuple[tuple[float, float], Callable[[
         plots.against_batch_size(ax, found, "accuracy")
         plots.threshold_line(ax, found.threshold)
         plots.crossings(ax, found)
-        plots.label_lines(ax)
+        legend_beside(ax)
 
     def updates(ax: Axes) -> None:
         plots.to_target(ax, at, "updates", found.study.modes)
@@ -136,7 +136,7 @@ def _figures(found: Findings) -> dict[str, tuple[tuple[float, float], Callable[[
 
     figures = {}
     if len(found.finals):
-        figures["accuracy"] = size(2.3), accuracy
+        figures["accuracy"] = size(2.2), accuracy
     if any(effect.differences["difference"].notna().any() for effect in found.effects):
         figures["effects"] = size(2.1), effects
     if found.target is not None and modes:

@@ -360,7 +360,6 @@ def test_the_interval_mostly_holds_a_known_crossing(random):
     assert held >= 6
 
 
-@pytest.mark.xfail(reason="no place of the grid fits, and then the interval is open above", strict=True)
 @pytest.mark.parametrize("error", [0.0, 1e-6, 1e-5])
 @pytest.mark.parametrize("drop", [None, 0.0147])
 def test_means_that_are_certain_have_a_closed_interval(error, drop):

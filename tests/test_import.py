@@ -287,7 +287,10 @@ def test_tables_of_all_kinds(tmp_path, content, said):
 def test_steps_to_a_target_need_no_curve(tmp_path):
     """Target given as a number; a size that never reached it; percent."""
     log = put(tmp_path / "steps.csv", "bs,steps\n8,4000\n16,2100\n16,2300\n32,\n")
-    planned = plan([log], Choices(name="mine", columns={"updates_to_target": "steps", "target": "70", "updates": ""}, is_percent=True))
+    planned = plan(
+        [log],
+        Choices(name="mine", columns={"updates_to_target": "steps", "target": "70", "updates": ""}, is_percent=True),
+    )
     (tmp_path / "records").mkdir()
     for name, content in planned.contents.items():
         (tmp_path / "records" / name).write_bytes(content)

@@ -95,8 +95,8 @@ def test_threshold_line():
     mean, given = dataclasses.replace(best, from_batch_size=None), Threshold(accuracy=0.76, best=0.76, error=0.0)
     for number, (kind, height, label) in enumerate(
         (
-            (best, 0.66, "threshold 0.660 (B = 8 minus 0.01)"),
-            (mean, 0.66, "threshold 0.660 (mean of the reference minus 0.01)"),
+            (best, 0.66, "threshold 0.660 (B = 8: 0.670 − 0.01)"),
+            (mean, 0.66, "threshold 0.660 (mean of the reference: 0.670 − 0.01)"),
             (given, 0.76, "threshold 0.760 (given)"),
         ),
         1,
@@ -462,8 +462,9 @@ def test_crossings():
     """The fitted curve, a dotted line from the threshold down to a tick with a number, and the interval as a bar."""
     ax, (limits, (low, high)) = crossed(scaled_lr=point(256.0, 181.0, 400.0, (256, 512), curve=CURVE))
     colour = plots.mode_style("scaled_lr")["color"]
-    _, curve, tick, key = ax.get_lines()
-    assert (curve.get_linestyle(), curve.get_color()) == ("--", colour)
+    _, curve, tick, fitted, key = ax.get_lines()
+    assert (curve.get_linestyle(), curve.get_color()) == ("-", colour)
+    assert fitted.get_label() == "fitted curve"
     sizes, values = np.array(curve.get_xdata()), np.array(curve.get_ydata())
     assert (sizes[0], sizes[-1]) == (128, pytest.approx(512))
     np.testing.assert_allclose(values[1:-1], 0.76 - 0.01 * np.log2(sizes[1:-1] / 128), atol=1e-9)
@@ -488,7 +489,7 @@ def test_crossings_have_a_row_each():
     assert sorted(set(heights), reverse=True) == heights
     assert ax.get_ylim()[0] < heights[-1] < heights[0] < low
     labels = [line.get_label() for line in ax.get_lines() if not line.get_label().startswith("_")]
-    assert labels == ["breaking point with its 95 % interval"]  # once
+    assert labels == ["fitted curve", "breaking point with its 95 % interval"]  # once
 
 
 @pytest.mark.parametrize(

@@ -219,8 +219,12 @@ def test_a_reason_of_no_known_kind_is_refused():
 
 
 def test_reasons_are_values():
-    assert Reason.of("within first epoch", sizes=[8, 16]) == Reason.of("within first epoch", sizes=(8, 16))
-    assert len({Reason.of("within first epoch", sizes=[8]), Reason.of("within first epoch", sizes=[8])}) == 1
+    assert Reason.of("smaller is worse", best=32, sizes=[8, 16]) == Reason.of(
+        "smaller is worse", best=32, sizes=(8, 16)
+    )
+    assert (
+        len({Reason.of("smaller is worse", best=32, sizes=[8]), Reason.of("smaller is worse", best=32, sizes=[8])}) == 1
+    )
     assert together(()) is None
     two = (Reason.of("no finished run"), Reason.of("too few pairs", pairs=0))
     assert together(two) == "no run is finished; 0 pairs of equal seeds"
@@ -452,7 +456,7 @@ class TestComparison:
         (said,) = compared((256, 128, 601), BEYOND)
         assert said.endswith(OVERLAP)
         (said,) = compared((256, 128, 512), OPEN)
-        assert "some have no interval" in said
+        assert "are in part unknown" in said
 
     def test_some_level_and_some_behind(self):
         first, second = compared((64, 64, 64), (256, 128, 512), (512, 256, 1024))
@@ -473,14 +477,14 @@ class TestComparison:
 
     def test_single_seeds_have_no_intervals(self):
         assert compared((128, None, None), (1024, None, None)) == [
-            "Of the base rate and the linear rule without warm-up there are no intervals: the records do not tell "
+            "The intervals of the base rate and the linear rule without warm-up are unknown: the records do not tell "
             "which goes further."
         ]
 
     @pytest.mark.parametrize("points", [((128, 128, 256), (1024, None, None)), ((128, None, None), (1024, 512, 1024))])
     def test_one_without_an_interval(self, points):
         (said,) = compared(*points)
-        assert said.endswith("some have no interval: the records do not tell which goes further.")
+        assert said.endswith("are in part unknown: the records do not tell which goes further.")
         assert "overlap" not in said
 
     def test_no_rule_keeps_the_accuracy(self):

@@ -16,7 +16,7 @@ from scipy import optimize, special
 from batchscale.records.study import Run
 
 _LEAST_VARIANCE = 1e-12  # runs that agree to the last image still leave an error of 1e-6
-_KERNEL = 0.7  # bandwidth in log(1 + loss / 1 point): cells that lose one and three points are half as much alike
+_KERNEL = 0.7  # bandwidth in log(1 + loss / 1 point): cells that lose one and three points count for 0.6 of each other
 _LOST_POINT = 0.01
 
 
@@ -70,7 +70,7 @@ def moderated(variances: np.ndarray, freedom: np.ndarray, losses: np.ndarray) ->
         losses: accuracy, 0-1, that each group loses to the best one; below 0 counts as 0.
 
     Returns:
-        s̃² and its degrees of freedom, at most those of all groups together. NaN and 0 where no group has any.
+        s̃² and its degrees of freedom, at most those that the average rests on. NaN and 0 where no group has any.
     """
     variances, freedom = np.maximum(variances, _LEAST_VARIANCE), np.asarray(freedom, dtype=float)
     known = freedom > 0
@@ -85,7 +85,7 @@ def moderated(variances: np.ndarray, freedom: np.ndarray, losses: np.ndarray) ->
     prior_freedom = np.minimum(_prior_freedom(variances, freedom, prior, alike, weights), behind)
     own = np.where(known, variances, 0)
     moderate = (prior_freedom * prior + freedom * own) / (prior_freedom + freedom)
-    return moderate, np.minimum(prior_freedom + freedom, freedom.sum())
+    return moderate, np.minimum(prior_freedom + freedom, np.maximum(behind, freedom))
 
 
 def _prior_freedom(

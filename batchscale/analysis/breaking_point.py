@@ -25,7 +25,7 @@ from batchscale.analysis.threshold import Threshold
 CURRENCIES = ("accuracy", "updates", "time")
 # Of B_crit: there S(B) = S_min·(1 + B_crit/B) has the local slope −3/4, where tables.regime ends perfect scaling.
 PERFECT_SHARE = 1 / 3
-SAVING = 0.1  # a larger batch size pays while it saves at least this share of the time
+SAVING = 0.1  # a larger batch size pays while it saves this share of the time or more
 _DRAWS = 400  # of the noise of measured times; fixed, so that the same records give the same verdict
 
 
@@ -86,8 +86,8 @@ def in_accuracy(table: pd.DataFrame, threshold: Threshold | None, records: Colle
     means and has no interval.
 
     Args:
-        table: of `losses`, one row per batch size, from the one at which the curve begins.
-        threshold: the curve may begin at its `from_batch_size`: then that row is the reference itself.
+        table: of `losses`, one row per batch size.
+        threshold: where its best batch size is a row of the table, the curve begins there: it is the reference itself.
         records: names of the records of this mode and of the threshold.
     """
     if threshold is None:
@@ -101,19 +101,20 @@ def in_accuracy(table: pd.DataFrame, threshold: Threshold | None, records: Colle
     means = (table["accuracy"].fillna(0) * share).to_numpy()
     means = np.where(failed, np.minimum(means, threshold.accuracy - 10 * SLACK), means)
     errors = np.where(failed, 0.0, table["error"])
-    is_reference = (threshold.from_mode, threshold.from_batch_size) == (table["experiment"].iloc[0], sizes[0])
-    is_tied = is_reference and not failed[0]
+    is_reference = (table["experiment"] == threshold.from_mode) & (sizes == threshold.from_batch_size)
+    is_tied = bool(is_reference[:count].any()) and not failed[:count][is_reference[:count]].any()
+    # It begins at the reference's best; without a reference, at its own.
+    first = int(is_reference.argmax()) if is_tied else 0 if failed[0] else int(np.argmax(means[:count]))
     if is_tied:
-        means[0], errors[0] = threshold.best, threshold.error
+        means[first], errors[first] = threshold.best, threshold.error
     drop = threshold.best - threshold.accuracy if is_tied else None
     level = Level(threshold.accuracy, drop=drop, error=0.0 if is_tied else threshold.error)
     freedom = np.median(table["freedom"].dropna()) if table["freedom"].notna().any() else 1
-    first = 0 if is_tied or failed[0] else int(np.argmax(means[:count]))  # without a reference, from its own best on
     found = crossing(sizes[first:count], means[first:count], errors[first:count], freedom, level)
     point = BreakingPoint(
         found.estimate, found.low, found.high, records=tuple(records), curve=found if len(found.sizes) > 1 else None
     )
-    return _between(_explained(point, table, threshold, found), sizes[first:count])
+    return _between(_explained(point, table, threshold, found), sizes)
 
 
 def _explained(point: BreakingPoint, table: pd.DataFrame, threshold: Threshold, found: Crossing) -> BreakingPoint:
@@ -222,7 +223,7 @@ def knee(sizes: np.ndarray, seconds: np.ndarray, critical: float) -> tuple[float
     grid = np.geomspace(sizes[0], sizes[-1], 400)
     time = np.interp(grid, sizes, seconds) * (1 + critical / grid)
     best_from = np.minimum.accumulate(time[::-1])[::-1]
-    at = int(np.argmax(at_least(best_from, (1 - SAVING) * time)))
+    at = int(np.argmax(~at_least((1 - SAVING) * time, best_from)))
     half = np.interp(sizes[-1] / 2, grid, time)
     return float(grid[at]), bool(sizes[-1] / 2 >= sizes[0] and time[-1] < (1 - SAVING) * half)
 

@@ -28,8 +28,10 @@ class Level:
     """What is crossed."""
 
     value: float
+    """the level; with a `drop`, the curve's first mean less the drop"""
     drop: float | None = None
-    """the level is the curve's own first value less this; None: it does not depend on the curve"""
+    """the level depends on the curve, so that in the interval it is the fitted first value less this; None: it does
+    not depend on the curve"""
     error: float = 0.0
     """standard error of a `value` that does not depend on the curve"""
 
@@ -105,7 +107,7 @@ def crossing(
             low = estimate - math.hypot(estimate - first, max(0.0, first - low))
             low = max(low, x[0])
         if high is not None:
-            high = estimate + math.hypot(last - estimate, max(0.0, high - last))
+            high = min(estimate + math.hypot(last - estimate, max(0.0, high - last)), x[-1])
     elif estimate is not None:
         low, high = (None if low is None else min(low, estimate)), (None if high is None else max(high, estimate))
     return _found(estimate, low, high, x, fit)
@@ -182,6 +184,7 @@ class _Curve:
         else:  # where it crosses between two batch sizes makes no difference
             grid = np.concatenate([x[:1], (x[1:] + x[:-1]) / 2, x[-1:]])
         grid = grid[1:] if self.level.drop is not None else grid
+        grid = np.unique(np.append(grid, self._crossings()))
         costs = np.array([self.cost(at) for at in grid])
         fits = np.flatnonzero(costs <= most)
         if len(fits) == 0:  # below or above the level, beyond doubt
@@ -194,6 +197,15 @@ class _Curve:
         if low is None and not at_least(self.values[0], self.level.value) and high is None:
             return None, None
         return low, high
+
+    def _crossings(self) -> np.ndarray:
+        """Where the fitted values, joined by straight lines, cross the level: there the cost is nothing."""
+        level = self.level.value if self.level.drop is None else self.values[0] - self.level.drop
+        above = at_least(self.values, level)
+        if not self.concave or above.all() or not above.any():
+            return np.array([])
+        last = int(np.flatnonzero(above)[-1])
+        return np.interp([-level], -self.values[[last, last + 1]], self.x[[last, last + 1]])
 
     def _edge(self, inside: float, outside: float, most: float) -> float:
         if not self.concave:  # the batch size between the two

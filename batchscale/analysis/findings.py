@@ -261,11 +261,9 @@ def _reference(study: Study, asked: Collection[str]) -> tuple[tuple[str, ...], l
 def _compared(study: Study, reference: Collection[str]) -> dict[str, Mode]:
     """The modes that get a verdict: all but the study's own reference, and references of a single batch size."""
     sizes = study.runs.groupby("experiment")["batch_size"].nunique()
-    return {
-        name: mode
-        for name, mode in study.modes.items()
-        if mode.role == "compared" and not (name in reference and sizes[name] == 1)
-    }
+    candidates = {name: mode for name, mode in study.modes.items() if mode.role == "compared"}
+    larger = {name: mode for name, mode in candidates.items() if not (name in reference and sizes[name] == 1)}
+    return larger or candidates
 
 
 def beginning(
@@ -275,20 +273,27 @@ def beginning(
 
     At B ≤ B_ref all modes are the same experiment, so that the reference's runs belong to every mode. Above it they
     belong to a mode of the same rule alone. Where no sidecar names B_ref, it is the best reference batch size. A mode
-    that is a reference itself begins with its own runs.
+    that is a reference itself begins with its own runs, at the smallest that keeps the accuracy, as all up to its best
+    do: which one is best may be chance.
     """
-    names = (mode.name,) if mode.name in reference else tuple(name for name in reference if name in study.modes)
+    is_own = mode.name in reference
+    names = (mode.name,) if is_own else tuple(name for name in reference if name in study.modes)
     rules = {(study.modes[name].lr_scaling, study.modes[name].warmup) for name in names}
     is_same_rule = rules == {(mode.lr_scaling, mode.warmup)} and mode.lr_scaling is not None
-    best = found.from_batch_size if found is not None and found.from_mode in names else None
-    largest = study.setting("reference_batch_size") or best or 0
-    if is_same_rule or names == (mode.name,):
-        largest = math.inf
-    belongs = cells["experiment"].isin(names) & (cells["batch_size"] <= largest) & (cells["seeds"] > 0)
-    shared = cells[belongs].sort_values("batch_size").set_index("batch_size")["accuracy"]
+    finished = cells[cells["experiment"].isin(names) & (cells["seeds"] > 0)].sort_values("batch_size")
+    accuracies = finished.set_index("batch_size")["accuracy"]
+    if accuracies.empty:
+        return Beginning()
+    best = found.from_batch_size if found is not None and found.from_mode in names else first_best(accuracies)
+    largest = math.inf if is_same_rule or is_own else study.setting("reference_batch_size") or best
+    shared = accuracies[accuracies.index <= largest]
     if shared.empty:
         return Beginning()
-    return Beginning(names, largest, float(best if best in shared.index else first_best(shared)))
+    first = best if best in shared.index else first_best(shared)
+    if is_own and found is not None and at_least(shared[first], found.accuracy):
+        lost = shared.index[~at_least(shared, found.accuracy) & (shared.index < first)]
+        first = shared.index[shared.index > max(lost, default=0)][0]
+    return Beginning(names, largest, float(first))
 
 
 _STEP, _STEPS = 0.01, 30  # of targets that are tried, downwards from the threshold
@@ -346,7 +351,8 @@ def to_target(
     """
     runs = tables.to_target(study, target)
     below = study.epochs if target is None else study.epochs[~at_least(study.epochs["accuracy"], target)]
-    noise, seconds = tables.noise_scales(below), tables.seconds_per_update(study.epochs)
+    noise = tables.noise_scales(below)
+    seconds = tables.seconds_per_update(study.epochs, by_epochs=bool(study.epochs["updates"].isna().any()))
     rows = {name: tables.curve(runs, study.modes[name], begin) for name, begin in curves.items()}
     critical = {name: critical_batch_size(curve) for name, curve in rows.items()}
     if target is None:  # nothing was looked for, so nothing was found, but for goals of tables of results
@@ -487,7 +493,7 @@ def _smaller(cells: pd.DataFrame, found: Threshold | None) -> list[Reason]:
     """Reference batch sizes below the best one that lose more than the tolerance: no curve begins with them."""
     if found is None or found.from_batch_size is None:
         return []
-    below = cells["experiment"].isin(found.reference) & (cells["batch_size"] < found.from_batch_size)
+    below = (cells["experiment"] == found.from_mode) & (cells["batch_size"] < found.from_batch_size)
     lost = cells[below & ~at_least(cells["accuracy"], found.accuracy)]
     sizes = sorted(set(map(int, lost["batch_size"])))
     return [Reason.of("smaller is worse", sizes=sizes, best=found.from_batch_size)] if sizes else []

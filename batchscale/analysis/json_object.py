@@ -51,10 +51,7 @@ def projection_object(found: Projection) -> dict:
             ],
             "modes": {
                 name: {
-                    "batch_sizes": [
-                        {"batch_size": size, "updates": updates, "upper_bound": size in mode.upper_bounds}
-                        for size, updates in mode.updates.items()
-                    ],
+                    "batch_sizes": [{"batch_size": size, "updates": updates} for size, updates in mode.updates.items()],
                     "reason": mode.reason,
                     "interconnects": {label: _scaling(scaling) for label, scaling in mode.scalings.items()},
                 }

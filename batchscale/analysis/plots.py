@@ -83,7 +83,7 @@ def against_batch_size(ax: Axes, found: Findings, column: str, names: Collection
 def crossings(ax: Axes, found: Findings, names: Collection[str] | None = None) -> None:
     """Where the curves of final accuracy fall below the threshold, over `against_batch_size`.
 
-    The fitted curve of each mode is dashed. A dotted line leads from its crossing down to the axis, where a bar shows
+    The fitted curve of each mode is thin. A dotted line leads from its crossing down to the axis, where a bar shows
     the 95 % interval and a tick with a number the estimate. A bar that is open ends in an arrow.
     """
     modes = [mode for name, mode in found.modes.items() if names is None or name in names]
@@ -92,19 +92,31 @@ def crossings(ax: Axes, found: Findings, names: Collection[str] | None = None) -
     if not shown or not ax.has_data():
         return
     low, high = ax.get_ylim()
-    room = 0.055 * (high - low)  # one row of bars per mode below the lines
+    room = _row(ax) * (high - low)  # one row of bars per mode below the lines
     ax.set_ylim(low - room * len(shown), high)
     left, right = ax.get_xlim()
     for row, (mode, point) in enumerate(shown):
         colour = mode_style(mode.mode.name, found.study.modes)["color"]
         place = low - room * (row + 0.4)
         sizes = np.geomspace(point.curve.sizes[0], point.curve.sizes[-1], 200)
-        ax.plot(sizes, point.curve.curve(sizes), "--", color=colour, linewidth=0.9)
+        ax.plot(sizes, point.curve.curve(sizes), color=colour, linewidth=0.8, alpha=0.7)
         _interval(ax, point, place, colour, (left, right))
         if point.estimate is not None:
             ax.vlines(point.estimate, place, found.threshold.accuracy, color=colour, linestyle=":", linewidth=1)
     ax.set_xlim(left, right)
-    _key(ax, "breaking point with its 95 % interval", marker="|", linestyle="none", markersize=9, markeredgewidth=2)
+    _key(ax, "fitted curve", linestyle="-")
+    _breaking_point_key(ax, (point for _, point in shown))
+
+
+def _row(ax: Axes) -> float:
+    """Height of a row of bars, as a share of the axes: ten points, in small axes more of it."""
+    return max(0.055, 10 / (72 * ax.get_position().height * ax.figure.get_figheight()))
+
+
+def _breaking_point_key(ax: Axes, points: Iterable[BreakingPoint]) -> None:
+    has_interval = any(point.interval != (None, None) for point in points)
+    label = "breaking point with its 95 % interval" if has_interval else "breaking point"
+    _key(ax, label, marker="|", linestyle="none", markersize=9, markeredgewidth=2)
 
 
 def _interval(ax: Axes, point: BreakingPoint, place: float, colour, limits: tuple[float, float]) -> None:
@@ -123,7 +135,7 @@ def _interval(ax: Axes, point: BreakingPoint, place: float, colour, limits: tupl
         if is_end_open:
             ax.plot(edge, place, marker=marker, color=colour, markersize=6, clip_on=False)
     if point.estimate is not None:
-        ax.plot(point.estimate, place, "|", color=colour, markersize=11, markeredgewidth=2)
+        ax.plot(point.estimate, place, "|", color=colour, markersize=9, markeredgewidth=2)
         word, at = images(point.estimate), max(point.estimate, end or 0)
     else:
         word, at = verdict_size(point), end or start
@@ -175,7 +187,7 @@ def threshold_line(ax: Axes, threshold: Threshold | None) -> None:
     if threshold is not None and ax.has_data():
         size = threshold.from_batch_size
         source = "mean of the reference" if size is None else f"B = {size}"
-        source = "given" if threshold.is_given else f"{source} minus {threshold.tolerance:g}"
+        source = "given" if threshold.is_given else f"{source}: {threshold.best:.3f} − {threshold.tolerance:g}"
         label = f"threshold {threshold.accuracy:.3f} ({source})"
         ax.axhline(threshold.accuracy, color="0.4", linestyle="--", linewidth=1, zorder=0, label=label)
 
@@ -271,12 +283,12 @@ def knees(ax: Axes, at: ToTarget) -> None:
     if not shown or not ax.has_data():
         return
     (low, high), limits = np.log(ax.get_ylim()), ax.get_xlim()
-    room = 0.055 * (high - low)
+    room = _row(ax) * (high - low)
     ax.set_ylim(np.exp([low - room * len(shown), high]))
     for row, (name, point) in enumerate(shown.items()):
         _interval(ax, point, np.exp(low - room * (row + 0.4)), mode_style(name, at.in_time)["color"], limits)
     ax.set_xlim(limits)
-    _key(ax, "breaking point with its 95 % interval", marker="|", linestyle="none", markersize=9, markeredgewidth=2)
+    _breaking_point_key(ax, shown.values())
 
 
 def critical_batch_sizes(ax: Axes, at: ToTarget) -> None:
@@ -295,10 +307,10 @@ def critical_batch_sizes(ax: Axes, at: ToTarget) -> None:
         ax.plot(sizes, steps_to_target(sizes, fit.steps_min, fit.estimate), "--", color=colour, linewidth=1)
         middle = steps_to_target(fit.estimate, fit.steps_min, fit.estimate)
         ax.hlines(middle, fit.low, fit.high, color=colour, alpha=0.3, linewidth=7)
-        ax.plot(fit.estimate, middle, "|", color=colour, markersize=12, markeredgewidth=2)
+        ax.plot(fit.estimate, middle, "+", color=colour, markersize=11, markeredgewidth=2)
         ax.set_xlim(low, high)
         if "fit S(B), with the critical batch size" not in ax.get_legend_handles_labels()[1]:
-            _key(ax, "fit S(B), with the critical batch size", marker="|", linestyle="--", markersize=10)
+            _key(ax, "fit S(B), with the critical batch size", marker="+", linestyle="--", markersize=10)
 
 
 def effects(ax: Axes, effects: Sequence[Effect], names: Iterable[str] = ()) -> None:

@@ -182,14 +182,12 @@ class ModeProjection:
 
     Attributes:
         updates: to target by batch size, geometric means over the seeds.
-        upper_bounds: batch sizes at which the target is reached within the first epoch.
         scalings: by interconnect.
         reason: why nothing can be projected.
     """
 
     mode: Mode
     updates: pd.Series
-    upper_bounds: frozenset[int]
     scalings: dict[str, Scaling]
     reason: Reason | None
 
@@ -245,12 +243,10 @@ def project(
         updates = means.set_index("batch_size")["updates"]
         updates = updates[updates.index.isin(steps.index)]
         reason = blocking[0] if blocking else Reason.of("no updates at target") if updates.empty else None
-        bounds = frozenset(map(int, curve.loc[curve["censored"] == "left", "batch_size"]))
         scalings = {
-            label: _scaling(link, updates, steps, gradient_bytes, bounds, reason)
-            for label, link in interconnects.items()
+            label: _scaling(link, updates, steps, gradient_bytes, reason) for label, link in interconnects.items()
         }
-        modes[name] = ModeProjection(study.modes[name], updates, bounds, scalings, reason)
+        modes[name] = ModeProjection(study.modes[name], updates, scalings, reason)
     remarks = [*blocking]
     if len(counts) > 1:
         remarks.append(Reason.of("networks differ", parameters=counts))
@@ -268,7 +264,6 @@ def _scaling(
     updates: pd.Series,
     steps: pd.Series,
     gradient_bytes: int | None,
-    upper_bounds: Collection[int],
     reason: Reason | None,
 ) -> Scaling:
     if reason is None and gradient_bytes is None and not link.is_free:
@@ -285,9 +280,6 @@ def _scaling(
         reasons.append(Reason.of("most still pay", workers=best[-1].workers))
     if any(each.extrapolated for each in compared):
         reasons.append(Reason.of("few images per worker", size=int(steps.index[0])))
-    bounds = sorted({each.batch_size for each in compared} & set(upper_bounds))
-    if bounds:
-        reasons.append(Reason.of("within first epoch", sizes=bounds))
     return Scaling(
         workers=tuple(best),
         times=times,

@@ -71,9 +71,6 @@ WORDING: dict[str, Callable[..., str]] = {
     "ends below": lambda size: f"perfect scaling ends below the smallest recorded, {size}",
     # time
     "no times": lambda: "no running times are recorded",
-    "within first epoch": lambda sizes: (
-        f"at {listed(sizes)} the target is reached within the first epoch: times are upper bounds there"
-    ),
     "nothing to compare": lambda size: f"there is no batch size to compare {size} with",
     "largest still saves": lambda size: f"{size}, the largest recorded, still saves a tenth of the time or more",
     "none saves": lambda size: f"no batch size above {size}, where the curve begins, saves a tenth of the time",
@@ -133,7 +130,7 @@ WORDING: dict[str, Callable[..., str]] = {
         "(--reference), or the accuracy itself (--threshold)"
     ),
     "reference chosen": lambda names, size: (
-        f"baseline_small is not recorded; the reference is {listed(names)}, with the smallest batch size, {size} "
+        f"no mode is called baseline_small; the reference is {listed(names)}, with the smallest batch size, {size} "
         f"(--reference names another)"
     ),
     "answerable": lambda target, sizes: (
@@ -148,8 +145,8 @@ WORDING: dict[str, Callable[..., str]] = {
         "updates count to the goal of each mode: " + listed([f"{goal(target)} for {name}" for name, target in goals])
     ),
     "smaller is worse": lambda sizes, best: (
-        f"below the best reference batch size {best}, {listed(sizes)} lose{'s' if len(sizes) == 1 else ''} more than "
-        f"the tolerance; curves begin at {best}"
+        f"smaller than the best reference batch size, {best}, {listed(sizes)} lose{'s' if len(sizes) == 1 else ''} "
+        f"more than the tolerance; no curve begins there"
     ),
     "column missing": lambda column, runs, of: f"{runs} of {count(of, 'run')} have no {column}",
     "elsewhere": lambda folders: (

@@ -131,9 +131,8 @@ def comparison(found: Findings) -> list[str]:
     sentences = []
     if len(level) > 1:
         rules, intervals = listed([phrase[name] for name in level]), [_has_interval(known[name]) for name in level]
-        unknown = "there are no intervals" if not any(intervals) else "some have no interval"
-        why = f"The intervals of {rules} overlap" if all(intervals) else f"Of {rules} {unknown}"
-        sentences.append(f"{why}: the records do not tell which goes further.")
+        why = "overlap" if all(intervals) else "are unknown" if not any(intervals) else "are in part unknown"
+        sentences.append(f"The intervals of {rules} {why}: the records do not tell which goes further.")
     elif len(known) == 1:
         sentences.append(sentence(f"{phrase[level[0]]} keeps the accuracy {_kept(known[level[0]])}"))
     behind: dict[str, list[str]] = {}
@@ -247,7 +246,11 @@ def breaking_points(found: Findings) -> list[str]:
     for mode in found.modes.values():
         points = mode.breaking_points
         known = [
-            f"{says[currency]} {_kept(points[currency])}" for currency in CURRENCIES if _is_known(points[currency])
+            "save no tenth of the time to target"
+            if any(reason.kind == "none saves" for reason in points[currency].reasons)
+            else f"{says[currency]} {_kept(points[currency])}"
+            for currency in CURRENCIES
+            if _is_known(points[currency])
         ]
         unknown = [currency for currency in CURRENCIES if not _is_known(points[currency])]
         without = f"the records determine no breaking point in {listed(unknown, 'or')}"
@@ -342,8 +345,8 @@ def _effect(effect: Effect) -> list[str]:
             )
     plain = known[known["low"].isna()]
     if len(plain):
-        shown = listed([f"{decimal(row.difference)} at {row.batch_size}" for row in plain.itertuples()])
-        sentences.append(sentence(f"without an interval, {name} adds {shown} points"))
+        shown = listed([f"{points(row.difference)} at {row.batch_size}" for row in plain.itertuples()])
+        sentences.append(sentence(f"without an interval, {name} adds {shown}"))
     undecided = known[(known["low"] <= 0) & (known["high"] >= 0)]
     if len(undecided):
         at = sizes_at(undecided["batch_size"], all_sizes)

@@ -199,10 +199,15 @@ def curve(runs: pd.DataFrame, mode: Mode, beginning: Beginning) -> pd.DataFrame:
     return joined[joined["batch_size"] >= beginning.first].sort_values(keys, ignore_index=True)
 
 
-def seconds_per_update(epochs: pd.DataFrame) -> pd.DataFrame:
+def seconds_per_update(epochs: pd.DataFrame, *, by_epochs: bool = False) -> pd.DataFrame:
     """Training time of an update by batch size: the median over the epochs of each run, and over the runs.
 
     Of any mode, since the rule costs nothing. Epochs without times or `updates`, and times of 0, say nothing.
+
+    Args:
+        epochs: of a study.
+        by_epochs: where records lack their updates, count epochs/B in their place. All times are then in units of the
+            number of training images, and only their ratios mean anything.
 
     Returns:
         `batch_size`, `seconds`, and `error`: the standard error of log seconds over the runs, with the deviation of all
@@ -210,8 +215,10 @@ def seconds_per_update(epochs: pd.DataFrame) -> pd.DataFrame:
     """
     epochs = epochs.sort_values([*RUN, "epoch", "updates"], kind="stable")
     runs = [epochs[key] for key in RUN]
-    step = epochs.groupby(runs)[["updates", "running_time"]].diff().fillna(epochs[["updates", "running_time"]])
-    seconds = (step["running_time"].fillna(epochs["epoch_time"]) / step["updates"]).astype(float)
+    amounts = epochs[["updates", "epoch", "running_time"]].astype(float)
+    step = amounts.groupby(runs).diff().fillna(amounts)
+    updates = step["epoch"] / epochs["batch_size"] if by_epochs else step["updates"]
+    seconds = step["running_time"].fillna(epochs["epoch_time"].astype(float)) / updates
     seconds = seconds.where(np.isfinite(seconds) & (seconds > 0))
     by_run = np.log(seconds.groupby(runs).median().dropna()).rename("log")
     groups = by_run.groupby("batch_size")

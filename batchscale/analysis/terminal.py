@@ -34,7 +34,7 @@ def text(found: Findings, width: int = 80) -> str:
     if found.modes:
         parts.append(_table(found))
         parts.append(
-            f"95 % intervals below the batch sizes; {UNDETERMINED} : undetermined; > : pays beyond the largest."
+            f"95 % intervals below the batch sizes; {UNDETERMINED} : undetermined; > : beyond, < : below all recorded."
         )
     for mode in found.modes.values():
         parts += _mode(mode, found)
@@ -177,11 +177,11 @@ def _wrapped(parts: list[str], width: int) -> str:
         part
         if "\n" in part
         else textwrap.fill(
-            part,
+            part.replace(" %", "\u00a0%"),
             width,
             subsequent_indent=_INDENT if part.startswith("  ") else "  ",
             break_long_words=False,
             break_on_hyphens=False,
-        )
+        ).replace("\u00a0", " ")
         for part in parts
     )

@@ -8,12 +8,12 @@ Pure functions: no files, no clock.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from batchscale.analysis import tables
+from batchscale.analysis import remarks, tables
 from batchscale.analysis import threshold as thresholds
 from batchscale.analysis.accuracies import accuracies
 from batchscale.analysis.breaking_point import BreakingPoint, in_accuracy, in_time, in_updates, losses
@@ -22,11 +22,11 @@ from batchscale.analysis.reasons import Reason
 from batchscale.analysis.statistics import at_least, censored_median, first_best
 from batchscale.analysis.tables import Beginning
 from batchscale.analysis.threshold import Threshold
-from batchscale.analysis.words import MOST, listed
+from batchscale.analysis.words import listed
 from batchscale.errors import UserError
 from batchscale.experiment import CLASSES
-from batchscale.modes import MODES, REFERENCE, Mode, comparisons
-from batchscale.records.study import AGREEING, MADE_OF, Study
+from batchscale.modes import REFERENCE, Mode, comparisons
+from batchscale.records.study import Study
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def analyse(
         effects=tuple(_effect(group, *pair, finals) for pair in pairs or _comparisons(group)),
         frontier=tables.frontier(finals, _guessing(group)),
         final_epochs=final_epochs,
-        remarks=(*_excluded(group, others), *why, *_remarks(group, timed, finals, cells, found, at)),
+        remarks=(*remarks.excluded(group, others), *why, *remarks.of(group, timed, finals, cells, found, at.target)),
     )
 
 
@@ -251,7 +251,7 @@ def _reference(study: Study, asked: Collection[str]) -> tuple[tuple[str, ...], l
     """Names of the modes whose accuracy is to be kept, and what has to be said about their choice."""
     if asked:
         return tuple(dict.fromkeys(asked)), []
-    if REFERENCE.name in study.modes or study.runs.empty:
+    if REFERENCE.name in study.modes or study.epochs.empty:
         return (REFERENCE.name,), []
     smallest = study.runs["batch_size"].min()
     holders = sorted(set(study.runs.loc[study.runs["batch_size"] == smallest, "experiment"]))
@@ -395,7 +395,9 @@ def _mode(
         smaller=whole[is_smaller],
         curve=at.curves[mode.name],
         breaking_points={
-            "accuracy": in_accuracy(rows, found, names),
+            "accuracy": in_accuracy(rows, found, names)
+            if len(study.epochs) or not len(study.goals)
+            else BreakingPoint.unknown(Reason.of("no accuracies")),
             "updates": at.in_updates[mode.name],
             "time": at.in_time[mode.name],
         },
@@ -408,6 +410,8 @@ def _mode(
 def _comparisons(study: Study) -> list[tuple[Mode, Mode]]:
     """Pairs of modes by what one has and the other lacks; a mode whose rule is unknown is compared with the first other
     one that shares a batch size with it."""
+    if study.epochs.empty:
+        return []
     pairs = comparisons(study.modes)
     sizes = study.runs.groupby("experiment")["batch_size"].agg(set)
     for mode in study.modes.values():
@@ -423,125 +427,6 @@ def _effect(study: Study, mode: Mode, other: Mode, finals: pd.DataFrame) -> Effe
     reason = None if len(differences) else Reason.of("no common size", ours=mode.name, theirs=other.name)
     name = mode.effect if is_known else f"{mode.label} in place of {other.label}"
     return Effect(name, mode, other, differences, reason)
-
-
-def _excluded(group: Study, others: Sequence[Study]) -> list[Reason]:
-    """What is not analysed because its settings differ."""
-    remarks = []
-    for other in others:
-        made_of = _differing_settings(MADE_OF, other, group)
-        known = tuple(each for each in made_of if None not in each)
-        differing = _differing_settings(AGREEING, other, group) or known
-        if differing:
-            remarks.append(Reason.of("other settings", runs=len(other.runs), differing=differing))
-        else:  # the rule of one mode, of which the group has others
-            (name,) = other.rules
-            differing = _differing(other.rules[name], group.rules[name])
-            differing = tuple(each for each in differing if None not in each)  # the length of no warm-up
-            remarks.append(Reason.of("other rule", runs=len(other.runs), of=name, differing=differing))
-    unknown = len(group.runs) - len(group.sidecars)
-    if group.sidecars and unknown:
-        remarks.append(Reason.of("settings unknown", runs=unknown, of=len(group.runs)))
-    return remarks
-
-
-def _differing_settings(fields: Sequence[str], there: Study, here: Study) -> tuple[tuple, ...]:
-    return _differing(*({field: study.setting(field) for field in fields} for study in (there, here)))
-
-
-def _differing(there: dict, here: dict) -> tuple[tuple, ...]:
-    return tuple((field, there[field], here[field]) for field in there if there[field] != here[field])
-
-
-def _remarks(
-    study: Study, timed: Study, finals: pd.DataFrame, cells: pd.DataFrame, found: Threshold | None, at: ToTarget
-) -> list[Reason]:
-    elsewhere = [Reason.of("elsewhere", folders=tuple(study.elsewhere.items()))] if study.elsewhere else []
-    if study.runs.empty:
-        return [Reason.of("no records"), *elsewhere]
-    remarks = []
-    absent = [name for name in MODES if name not in study.modes]
-    if absent and set(study.modes) & set(MODES):
-        remarks.append(Reason.of("no records of", names=absent))
-    if found is None:
-        remarks.append(Reason.of("no threshold"))
-        if at.target is None and at.reason is None:
-            remarks.append(Reason.of("target needed"))
-    remarks += _smaller(cells, found)
-    remarks += _failed(study)
-    lengths = tables.planned_epochs(study).dropna()
-    for name, of_mode in lengths.groupby("experiment"):
-        if of_mode.nunique() > 1:
-            sizes = of_mode.groupby(of_mode).agg(lambda alike: tuple(int(size) for _, size in alike.index))
-            remarks.append(Reason.of("lengths differ within", name=name, lengths=tuple(sizes.items())))
-    by_mode = {name: int(of_mode.max()) for name, of_mode in lengths.groupby("experiment")}
-    if len(set(by_mode.values())) > 1:
-        remarks.append(Reason.of("lengths differ", lengths=tuple(by_mode.items())))
-    alone = finals.groupby(["experiment", "batch_size"])["seed"].count() == 1
-    if alone.any():
-        remarks.append(Reason.of("seeds missing", single=int(alone.sum()), sizes=len(alone)))
-    remarks += _columns_missing(study)
-    if timed is not study:
-        usual = study.devices.most_common(1)[0][1]
-        remarks.append(Reason.of("times of others", runs=study.devices.total() - usual))
-    if _is_quantised(study, at):
-        remarks.append(Reason.of("quantised"))
-    return remarks + elsewhere
-
-
-def _smaller(cells: pd.DataFrame, found: Threshold | None) -> list[Reason]:
-    """Reference batch sizes below the best one that lose more than the tolerance: no curve begins with them."""
-    if found is None or found.from_batch_size is None:
-        return []
-    below = (cells["experiment"] == found.from_mode) & (cells["batch_size"] < found.from_batch_size)
-    lost = cells[below & ~at_least(cells["accuracy"], found.accuracy)]
-    sizes = sorted(set(map(int, lost["batch_size"])))
-    return [Reason.of("smaller is worse", sizes=sizes, best=found.from_batch_size)] if sizes else []
-
-
-def _failed(study: Study) -> list[Reason]:
-    """Runs that diverged, and runs that ended early."""
-    remarks = []
-    diverged = [f"{name} B={size} seed {seed}" for name, size, seed in sorted(study.diverged)]
-    ended = {
-        f"{run.experiment} B={run.batch_size} seed {run.seed}": run.epoch
-        for run in tables.unfinished(study).itertuples()
-    }
-    if len(diverged) > MOST:
-        remarks.append(Reason.of("runs diverged", named=diverged))
-    else:
-        remarks += [Reason.of("run diverged", run=run) for run in diverged]
-    if len(ended) > MOST:
-        remarks.append(Reason.of("runs ended", named=list(ended)))
-    else:
-        remarks += [Reason.of("run ended", run=run, epoch=float(epoch)) for run, epoch in ended.items()]
-    return remarks
-
-
-def _columns_missing(study: Study) -> list[Reason]:
-    """Columns that the records lack, and what cannot be said without them; each once."""
-    by_run = study.epochs.groupby(tables.RUN)[["generalization_error", "running_time", "updates"]].count() == 0
-    counts = {column: int(missing) for column, missing in by_run.sum().items() if missing}
-    remarks = []
-    if "updates" in counts:
-        remarks.append(Reason.of("updates missing"))
-    for column in ("generalization_error", "running_time"):
-        if column in counts:
-            remarks.append(Reason.of("column missing", column=column, runs=counts[column], of=len(by_run)))
-    return remarks
-
-
-def _is_quantised(study: Study, at: ToTarget) -> bool:
-    """Whether most runs reach the target in the epoch after their learning rate fell to a half or less."""
-    if at.target is None:
-        return False
-    epochs = study.epochs
-    is_first = at_least(epochs["accuracy"], at.target)
-    is_first &= is_first.groupby([epochs[key] for key in tables.RUN]).cumsum() == 1
-    before = epochs.groupby(tables.RUN)["learning_rate"].shift()
-    reached = epochs[is_first]
-    stepped = reached["learning_rate"] <= before[reached.index] / 2
-    return len(reached) > 0 and bool(stepped.mean() > 0.5)
 
 
 def _guessing(study: Study) -> float:

@@ -58,6 +58,7 @@ def grouped(reasons: Mapping[str, tuple[Reason, ...]]) -> list[str]:
 WORDING: dict[str, Callable[..., str]] = {
     # accuracy
     "no reference": lambda: "no run of the reference is finished, so there is no accuracy to keep",
+    "no accuracies": lambda: "no accuracies are recorded",
     "no finished run": lambda: "no run is finished",
     "smallest diverges": lambda size: f"the smallest recorded, {size}, diverges already",
     "smallest loses": lambda size, loss: f"the smallest recorded, {size}, already loses {points(loss)}",

@@ -88,7 +88,8 @@ def accuracy(mode: ModeFindings, found: Threshold | None) -> str:
     phrase, table = mode.mode.phrase, mode.losses
     known = table.dropna(subset="accuracy")
     if table.empty:
-        return f"No run of {phrase} is finished."
+        has_goals = [reason.kind for reason in mode.breaking_points["accuracy"].reasons] == ["no accuracies"]
+        return f"No accuracy of {phrase} is recorded." if has_goals else f"No run of {phrase} is finished."
     if found is None and known.empty:
         return f"Every run of {phrase} diverges."
     if found is None:

@@ -137,9 +137,9 @@ def _explained(point: BreakingPoint, table: pd.DataFrame, threshold: Threshold, 
     return replace(point, reasons=(*point.reasons, *reasons))
 
 
-def _between(point: BreakingPoint, sizes: Sequence[int], at: float | None = None) -> BreakingPoint:
+def _between(point: BreakingPoint, sizes: Sequence[int]) -> BreakingPoint:
     """With the recorded batch sizes around it; of a verdict without an estimate, those at its known end."""
-    at = point.estimate if at is None else at
+    at = point.estimate
     if at is None:
         is_below = any(reason.kind in ("smallest loses", "smallest diverges") for reason in point.reasons)
         return replace(point, between=(None, int(sizes[0])) if is_below else (int(sizes[-1]), None))

@@ -257,7 +257,7 @@ def test_threshold_that_is_given(records, analysed, capsys):
     assert (found["accuracy"], found["best"], found["tolerance"]) == (0.76, 0.76, 0)
     assert {found[name] for name in ("from_batch_size", "reference", "mean", "standard_deviation")} == {None}
     assert found["records"] == []
-    assert result["modes"]["scaled_lr"]["breaking_point"]["accuracy"]["between"] == [None, 128]  # nothing is that good
+    assert result["modes"]["scaled_lr"]["breaking_point"]["accuracy"]["between"] == [None, 8]  # nothing is that good
     # At 32 the accuracy is 0.656, at 128 with the base rate 0.587: less is kept for longer.
     points = [
         analysed(records, "--threshold", of)["modes"]["baseline_large"]["breaking_point"]["accuracy"]

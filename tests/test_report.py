@@ -413,8 +413,7 @@ def test_effects_are_sorted_by_what_their_intervals_say():
     single = [row | {"batch_size": 4096, "low": float("nan"), "high": float("nan")}]
     found = replace(found, effects=(replace(found.effects[0], differences=pd.DataFrame(single)),))
     (said,) = contents(found)["effects"]
-    assert said.startswith("Without an interval, scaling adds 2.0 ")
-    assert "4096" in said
+    assert said == "Without an interval, scaling adds 2 points at 4096."
 
 
 RULES = {name: MODES[name].phrase for name in ("baseline_large", "scaled_lr", "gradual_warmup_scaled_lr")}

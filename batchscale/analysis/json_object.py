@@ -1,7 +1,7 @@
 """Findings as one JSON object: dicts, lists, numbers, text and None. Its form is a contract, see README."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -141,8 +141,8 @@ def _noise_scale(noise: NoiseScale | None) -> dict | None:
 def _batch_sizes(mode: ModeFindings, found: Findings) -> list[dict]:
     """One row per batch size of the mode's curve, the smaller ones included."""
     accuracies = pd.concat([mode.smaller, mode.losses]).drop(columns=["experiment", "freedom"])
-    curve = mode.curve.assign(experiment=mode.mode.name)
-    means = tables.means_to_target(curve).drop(columns="experiment")
+    runs = tables.curve(found.to_target.runs, mode.mode, replace(mode.beginning, first=0))
+    means = tables.means_to_target(runs.assign(experiment=mode.mode.name)).drop(columns="experiment")
     means = means.rename(columns={name: f"{name}_to_target" for name in tables.AMOUNTS})
     return accuracies.merge(means, on="batch_size", how="outer").sort_values("batch_size").to_dict("records")
 

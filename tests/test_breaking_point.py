@@ -487,3 +487,17 @@ def test_what_holds_of_every_verdict_in_time(times, critical, ratio, error):
     slower = {size: 60 * time for size, time in times.items()}
     other = time_verdict(slower, fit(critical, critical / ratio, critical * ratio), error)
     assert other.estimate == (None if estimate is None else pytest.approx(estimate, rel=0.02))  # a step of the grid
+
+
+def test_a_rare_divergence_bounds_the_breaking_point_whatever_larger_sizes_reach():
+    """One of a hundred runs diverges at 128, and the others are as good as the reference; 256 is as good again."""
+    runs = table(
+        *[("baseline_small", 8, seed, [0.76 + 0.001 * (seed - 1)]) for seed in range(3)],
+        *[("mine", 128, seed, [0.765]) for seed in range(99)],
+        *[("mine", 256, seed, [0.76 + 0.001 * (seed - 1)]) for seed in range(3)],
+    )
+    cells = accuracies(runs, [("mine", 128, 99)])
+    found = threshold(runs, cells, ["baseline_small"])
+    verdict = in_accuracy(losses(cells, found), found)
+    assert 8 < verdict.estimate <= 128
+    assert verdict.high <= 128

@@ -8,6 +8,7 @@ Pure functions on the frames of `tables` and `accuracies`. Each is a number on a
 and the two recorded batch sizes that it lies between.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -111,9 +112,11 @@ def in_accuracy(table: pd.DataFrame, threshold: Threshold | None, records: Colle
     level = Level(threshold.accuracy, drop=drop, error=0.0 if is_tied else threshold.error)
     freedom = np.median(table["freedom"].dropna()) if table["freedom"].notna().any() else 1
     found = crossing(sizes[first:count], means[first:count], errors[first:count], freedom, level)
-    point = BreakingPoint(
-        found.estimate, found.low, found.high, records=tuple(records), curve=found if len(found.sizes) > 1 else None
-    )
+    high = found.high
+    if failed.any() and table["error"].notna().any():
+        high = min(float(sizes[count - 1]), math.inf if high is None else high)
+    curve = found if len(found.sizes) > 1 else None
+    point = BreakingPoint(found.estimate, found.low, high, records=tuple(records), curve=curve)
     return _between(_explained(point, table, threshold, found), sizes)
 
 

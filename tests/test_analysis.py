@@ -555,3 +555,10 @@ def test_analysis_and_plots_need_no_torch():
     assert "batchscale.analysis.plots" in rooms
     code = f"import sys, {', '.join(rooms)}\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_mean_with_an_upper_bound_in_it_is_none():
+    records = timed(("mine", 8, 0, [0.9, 0.9]), ("mine", 8, 1, [0.0, 1.0]), ("mine", 16, 0, [0.0, 1.0]))
+    means = tables.means_to_target(to_target(Study.of(records), 0.7))
+    assert means[["runs", "reached", "bounds"]].values.tolist() == [[2, 2, 1], [1, 1, 0]]
+    assert means["running_time"].isna().tolist() == [True, False]

@@ -88,7 +88,7 @@ def crossing(
     """
     x, y = np.log2(np.asarray(sizes, dtype=float)), np.asarray(means, dtype=float)
     if np.isnan([*errors, level.error]).any():
-        fit = -_falling(-y)
+        fit = optimize.isotonic_regression(y, increasing=False).x
         return _found(_estimate(x, fit, level.value), None, None, x, fit)
     e = np.maximum(errors, _LEAST_ERROR)
     quantile = stats.t.ppf(0.5 + confidence / 2, max(freedom, 1))
@@ -116,11 +116,6 @@ def crossing(
 def _found(estimate: float | None, low: float | None, high: float | None, x: np.ndarray, fit: np.ndarray) -> Crossing:
     as_size = [None if end is None else float(2**end) for end in (estimate, low, high)]
     return Crossing(*as_size, tuple((2**x).tolist()), tuple(fit.tolist()))
-
-
-def _falling(values: np.ndarray) -> np.ndarray:
-    """Isotonic regression, rising, with equal weights."""
-    return optimize.isotonic_regression(values).x
 
 
 def _interpolant(x: np.ndarray, fit: np.ndarray) -> interpolate.PchipInterpolator:
@@ -215,7 +210,7 @@ class _Curve:
 
     def _fit(self, at: float | None) -> tuple[np.ndarray, float]:
         """Values at the batch sizes, and the weighted sum of squares; with a crossing at this place, if given."""
-        knots = self.x[:-1] if at is None else np.append(self.x[:-1], at)
+        knots = self.x[:-1] if at is None else np.unique(np.append(self.x[:-1], at))  # none twice
         falls = self._falls(self.x, knots)
         # Columns: the curve's first value, the level, and how much the curve falls at each knot.
         rows = np.hstack([np.ones((len(self.x), 1)), np.zeros((len(self.x), 1)), -falls]) / self.errors[:, None]

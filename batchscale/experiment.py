@@ -16,17 +16,20 @@ from typing import Literal, get_args
 
 from batchscale import schedules
 from batchscale.errors import UserError
-from batchscale.schedules import LRScaling, Warmup
+from batchscale.schedules import Decay, LRScaling, Warmup
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Augment = Literal["none", "flip", "flip-crop"]
 
 SMALL_BATCH_SIZES = (2, 4, 8, 16, 32)  # Masters & Luschi 2018 found the best accuracy in this range
 LARGE_BATCH_SIZES = (128, 256, 512, 1024, 2048, 4096, 8192)
 SEEDS = (0, 1, 2)
 NETWORK = "models:CNN"
 WIDTH = 0.25  # of that network; what two cores train in hours
+OPTIMIZERS = {"sgd": "SGD", "nesterov": "SGD", "adamw": "AdamW"}  # with a name of their own, and what they are called
 CLASSES = {"cifar10": 10, "digits": 10}  # of the data sets that have a name
 
+_KINDS = {"lr_scaling": LRScaling, "warmup": Warmup, "decay": Decay, "precision": Precision, "augment": Augment}
 _SUFFIX = re.compile(r"_bs\d+(_seed\d+)?$")
 
 
@@ -59,14 +62,20 @@ class Experiment:
     """way to the scaled rate: at once (none), after warmup_epochs (constant), a linear ramp per update (gradual)"""
     warmup_epochs: float = 2.0
     """length of the warm-up in epochs; at least one update, unless it is 0"""
+    decay: Decay = "none"
+    """of the rate, after the warm-up: to 0 (linear, cosine), or to a tenth at 1/3, 2/3 and 8/9 of all epochs (step)"""
+    optimizer: str = "sgd"
+    """sgd, nesterov, adamw (with which the usual lr_scaling is sqrt), or module:callable, as in timm.optim:Lamb"""
     momentum: float = 0.9
-    """momentum of SGD"""
+    """momentum of SGD; β₁ of AdamW, whose β₂ is 0.999"""
     weight_decay: float = 0.0
-    """L2 penalty of SGD"""
+    """L2 penalty of SGD on all parameters; of other optimizers, on weights but not on biases and norms (see README)"""
     dataset: str = "cifar10"
     """cifar10, digits, or module:function that returns your own data (see README)"""
     train_size: int | None = None
     """use only the first n training images; None uses all of them"""
+    augment: Augment = "none"
+    """random changes of training images: mirrored (flip), also shifted by an eighth of the side at most (flip-crop)"""
     model: str = NETWORK
     """module:callable that builds the network from width, in_channels and num_classes"""
     width: float | None = None
@@ -79,9 +88,10 @@ class Experiment:
     """auto, cpu, cuda, cuda:1 or mps; auto uses a GPU if there is one"""
 
     def __post_init__(self):
-        # A network passed as an object is kept as the name under which this and any other process finds it.
-        if callable(self.model):
-            object.__setattr__(self, "model", _name_of(self.model))
+        # A network or optimizer passed as an object is kept as the name under which any other process finds it.
+        for field in ("model", "optimizer"):
+            if callable(value := getattr(self, field)):
+                object.__setattr__(self, field, _name_of(value, field))
         if self.width is None:
             object.__setattr__(self, "width", WIDTH if self.model == NETWORK else 1.0)
         for field in fields(self):  # NumPy's strings too: the checkpoint holds plain ones
@@ -101,12 +111,22 @@ class Experiment:
         for field in ("weight_decay", "warmup_epochs"):
             self._require_number(field, "0 or more", lambda value: value >= 0)
         self._require_number("momentum", "from 0 to below 1", lambda value: 0 <= value < 1)
-        for field, kind in (("lr_scaling", LRScaling), ("warmup", Warmup), ("precision", Precision)):
+        for field, kind in _KINDS.items():
             if getattr(self, field) not in get_args(kind):
                 raise UserError(f"{field} is {getattr(self, field)!r}; it must be one of {', '.join(get_args(kind))}")
-        for field in ("dataset", "model", "device"):
+        for field in ("dataset", "model", "device", "optimizer"):
             if not (isinstance(getattr(self, field), str) and getattr(self, field)):
                 raise UserError(f"{field} is {getattr(self, field)!r}; it must be a name")
+        self._require_consistent()
+
+    def _require_consistent(self) -> None:
+        if self.optimizer not in OPTIMIZERS and ":" not in self.optimizer:
+            raise UserError(
+                f"optimizer is {self.optimizer!r}; it must be one of {', '.join(OPTIMIZERS)}, "
+                f"or module:callable, as in torch.optim:RMSprop"
+            )
+        if self.optimizer == "nesterov" and self.momentum == 0:
+            raise UserError("optimizer is nesterov but momentum is 0; give it a momentum, or use sgd")
         if self.warmup != "none" and self.warmup_epochs > self.epochs:
             raise UserError(
                 f"warmup_epochs is {self.warmup_epochs} but epochs is {self.epochs}; "
@@ -138,15 +158,18 @@ class Experiment:
     def learning_rate(self, update: int, updates_per_epoch: int) -> float:
         """Learning rate of the 0-based `update`, see `schedules.learning_rate`.
 
-        T_w is warmup_epochs · updates_per_epoch, rounded to whole updates. It is at least 1, unless warmup_epochs is 0.
+        T_w is warmup_epochs · updates_per_epoch, rounded to whole updates. It is at least 1, unless warmup_epochs is 0,
+        and 0 up to the reference batch size, where there is nothing to warm up to. T is epochs · updates_per_epoch.
         """
         warmup_updates = max(1, round(self.warmup_epochs * updates_per_epoch)) if self.warmup_epochs else 0
         return schedules.learning_rate(
             update,
             base_lr=self.base_lr,
             scale=self.scale,
-            warmup=self.warmup,
+            warmup=self.warmup if self.batch_size > self.reference_batch_size else "none",
             warmup_updates=warmup_updates,
+            decay=self.decay,
+            total_updates=self.epochs * updates_per_epoch,
         )
 
     @property
@@ -158,20 +181,24 @@ class Experiment:
         return f"{self.name} B={self.batch_size} seed {self.seed}"
 
 
-def _name_of(network: Callable) -> str:
+def _name_of(value: Callable, field: str) -> str:
     """`module:Class`, under which any process can import a class or function.
 
     Raises:
         UserError: it has no such name: an instance, a partial, a lambda, one made within a function or in `__main__`.
     """
-    module, name = getattr(network, "__module__", None), getattr(network, "__qualname__", None)
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     found = sys.modules.get(module) if name else None
     for part in (name or "").split("."):
         found = getattr(found, part, None)
-    if module == "__main__" or found is None or found != network:
-        what = f"{name} of {module}" if name else f"an object of type {type(network).__name__}"
+    if module == "__main__" or found is None or found != value:
+        what = f"{name} of {module}" if name else f"an object of type {type(value).__name__}"
+        way = {
+            "model": "model='networks:Net', or train the object with Training(experiment, data, model=...)",
+            "optimizer": "optimizer='optimizers:Mine'",
+        }
         raise UserError(
-            f"model is {what}, which another process cannot import; pass a class or function of a file of its own, as "
-            f"in model='networks:Net', or train the object with Training(experiment, data, model=...)"
+            f"{field} is {what}, which another process cannot import; pass a class or function of a file of its own, "
+            f"as in {way[field]}"
         )
     return f"{module}:{name}"

@@ -27,7 +27,8 @@ from batchscale.records.checkpoint import load as load_checkpoint
 from batchscale.records.files import is_there, keep_copy, remove, rename, require_writable, set_aside, write_whole
 from batchscale.records.tables import UnreadableRecord, read_csv, to_csv
 
-# Fields that may change when a run is continued: how far and where it is trained, not what is trained.
+# Fields that may change when a run is continued: how far and where it is trained, not what is trained. With a decay,
+# every rate depends on the number of epochs.
 NOT_IDENTITY = ("epochs", "device")
 
 _STATUSES = ("running", "complete", "diverged")
@@ -297,6 +298,6 @@ def _differences(kept: dict, asked: Experiment) -> list[tuple[str, object, objec
     pairs = [
         (field.name, kept.get(field.name, None if field.default is MISSING else field.default))
         for field in fields(Experiment)
-        if field.name not in NOT_IDENTITY
+        if field.name not in NOT_IDENTITY or (field.name == "epochs" and asked.decay != "none")
     ]
     return [(name, there, getattr(asked, name)) for name, there in pairs if there != getattr(asked, name)]

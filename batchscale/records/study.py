@@ -32,8 +32,8 @@ Run = tuple[str, int, int]
 
 # Settings in which runs must agree before they can be compared; modes differ in nothing but their rule.
 AGREEING = (
-    *("dataset", "train_size", "model", "width", "momentum", "weight_decay", "base_lr", "reference_batch_size"),
-    "precision",
+    *("dataset", "train_size", "augment", "model", "width", "optimizer", "momentum", "weight_decay"),
+    *("base_lr", "reference_batch_size", "decay", "precision"),
 )
 MADE_OF = ("data", "network")  # in which they must agree where their sidecars note them
 RULE = ("lr_scaling", "warmup", "warmup_epochs")  # in which the runs of one mode must agree

@@ -22,11 +22,11 @@ from torch.nn import functional
 from batchscale.epoch import Epoch
 from batchscale.errors import UserError, failure
 from batchscale.experiment import Experiment
-from batchscale.training import memory, noise_scale, randomness
+from batchscale.training import augmentation, memory, noise_scale, randomness
 from batchscale.training.datasets import TRAIN_ACCURACY_IMAGES, Dataset
 from batchscale.training.device import autocast, configure, select_device, synchronize
-from batchscale.training.network import build_model, prepare, unchanged, unregistered
-from batchscale.training.optimizers import begin_momentum, build_optimizer
+from batchscale.training.network import build_model, logits_of, prepare, unchanged, unregistered
+from batchscale.training.optimizers import begin_momentum, build_optimizer, left_out
 from batchscale.training.workers import Group, SharedNetwork, WorkerLost, is_lost
 
 EVALUATION_BATCH_SIZE = 250  # as fast as any other from 100 to 1000, or slightly faster
@@ -55,7 +55,7 @@ class Training:
 
     Attributes:
         updates: optimizer updates completed.
-        memory_format: of the images that the network takes, see `network.prepare`.
+        memory_format, output: layout of the images that the network takes, and what it returns, see `network.prepare`.
         images_at_once: largest number of images in one forward pass, of `training` and of `evaluation`; see `limit`.
         ghost_batches: pairs (update, micro_batch_size): the initial size, and each smaller one with its first update.
         running_time: seconds of training so far, excluding evaluation and everything between two epochs.
@@ -78,7 +78,7 @@ class Training:
         try:
             self.model, self.data = model, data.to(self.device)
             self.model.to(self.device)
-            self.memory_format = prepare(self.model, experiment, self.data)
+            self.memory_format, self.output = prepare(self.model, experiment, self.data)
         except (RuntimeError, MemoryError) as error:
             if not memory.is_out_of_memory(error):
                 raise
@@ -89,6 +89,8 @@ class Training:
         self._autocast = functools.partial(autocast, self.device, experiment.precision)
         self._shared = SharedNetwork(self.model, self.group)
         self.optimizer = build_optimizer(self.model, experiment)
+        # Groups of a user's optimizer may have rates of their own, which keep their ratio to the others.
+        self._rates = [float(group["lr"]) / experiment.base_lr for group in self.optimizer.param_groups]
         # In fp16 small gradients would vanish. An update whose scaled gradients overflow is skipped, but counted.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=experiment.precision == "fp16")
         self._share = experiment.batch_size // self.group.count  # this worker's images of a minibatch
@@ -101,8 +103,16 @@ class Training:
 
     @property
     def remarks(self) -> list[str]:
-        """What the user should know about the network, a line each."""
+        """What the user should know about network and optimizer, a line each."""
         name, lines = self.experiment.model, []
+        if self.output is not None:
+            lines.append(f"{name} returns a {self.output} in training; the loss takes its logits and nothing else")
+        without = left_out(self.model, self.optimizer)
+        if without:
+            lines.append(
+                f"{self.experiment.optimizer} does not train {len(without)} of the network's parameters that require a "
+                f"gradient, such as {without[0]}; set their requires_grad to False if this is intended"
+            )
         if self.memory_format != torch.channels_last:
             lines.append(
                 f"{name} cannot take images with channels last in memory; it gets contiguous ones, with which "
@@ -198,7 +208,7 @@ class Training:
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            begin_momentum(self.optimizer)  # which an older version did not save for every parameter
+            begin_momentum(self.optimizer, self.experiment)  # which an older version did not save for every parameter
             self.scaler.load_state_dict(state.get("scaler", {}))
         except (RuntimeError, ValueError) as error:
             reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
@@ -219,7 +229,7 @@ class Training:
         Returns False if worker 0 stopped within the epoch, True otherwise; worker 0 itself raises instead.
         """
         seed, end = self.experiment.seed, epoch * self.updates_per_epoch
-        order = randomness.permutation(len(self.data.train_images), seed, epoch).to(self.device)
+        order = self._order(epoch)
         self.model.train()
         with randomness.preserved(self.device):
             if self._random_state is None:
@@ -276,31 +286,49 @@ class Training:
         self.group.in_step = next_pulse is None
         return next_pulse
 
-    def _update(self, indices: Tensor) -> None:
-        """One optimizer step on the minibatch `indices`, its gradient summed exactly over micro-batches."""
+    def _order(self, epoch: int) -> Tensor:
+        """The training images in the order of a 1-based epoch, on the device, see `augmentation.drawn`."""
+        images, seed = self.data.train_images, self.experiment.seed
+        order = randomness.permutation(len(images), seed, epoch).to(self.device)
+        return augmentation.drawn(order, self.experiment.augment, tuple(images.shape[1:3]), seed, epoch)
+
+    def _batch(self, part: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels of a part of an `_order`: float32 `(b, c, h, w)` and int64 `(b,)`."""
+        if part.ndim == 1:
+            return self.data.batch(part)
+        images, indices = self.data.train_images, part[:, 0]
+        images = augmentation.changed(images.index_select(0, indices), part[:, 1:])
+        return self.data.normalised(images), self.data.train_labels.index_select(0, indices)
+
+    def _update(self, minibatch: Tensor) -> None:
+        """One optimizer step on a minibatch, part of an `_order`, its gradient summed exactly over micro-batches."""
         learning_rate = self.experiment.learning_rate(self.updates, self.updates_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = learning_rate * rate
         try:
-            self._accumulate_gradient(indices)
+            self._accumulate_gradient(minibatch)
+        except Exception as error:
+            raise self._failure(error, "training", self.micro_batch_size) from error
+        try:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         except Exception as error:
-            raise self._failure(error, "training", self.micro_batch_size) from error
+            who = f"optimizer {self.experiment.optimizer}"
+            raise self._failure(error, "training", self.micro_batch_size, who) from error
         self.updates += 1
 
-    def _accumulate_gradient(self, indices: Tensor) -> None:
+    def _accumulate_gradient(self, minibatch: Tensor) -> None:
         """Set the parameters' gradients to that of the minibatch's mean loss, and add this loss to `_loss_sum`."""
         self.optimizer.zero_grad(set_to_none=True)
-        share = indices[self.group.share(len(indices))]
+        share = minibatch[self.group.share(len(minibatch))]
         parts = share.split(self.micro_batch_size)
         self._shared.before_update()
         for number, part in enumerate(parts, start=1):
-            if len(share) < len(indices) or len(parts) > 1:
+            if len(share) < len(minibatch) or len(parts) > 1:
                 # A micro-batch has the same dropout, whichever worker computes it.
                 place = self.group.rank * len(parts) + number
                 randomness.seed_generators(randomness.micro_batch_seed(self.experiment.seed, self.updates, place))
-            images, labels = self.data.batch(part)
+            images, labels = self._batch(part)
             with self._autocast():
                 loss = functional.cross_entropy(self._logits(images), labels, reduction="sum") / len(share)
             self.scaler.scale(loss).backward()
@@ -308,7 +336,8 @@ class Training:
         self._shared.combine()
 
     def _logits(self, images: Tensor) -> Tensor:
-        return self.model(images.contiguous(memory_format=self.memory_format))
+        output = self.model(images.contiguous(memory_format=self.memory_format))
+        return output if isinstance(output, Tensor) else logits_of(output, len(self.data.classes))
 
     def largest_that_fits(self, images: int) -> int:
         """Largest minibatch below `images` that fits the device; 0 if none does. Discard this object afterwards."""
@@ -316,17 +345,17 @@ class Training:
         self.model.train()
         return memory.largest_that_fits(lambda size: self._accumulate_gradient(order[:size]), images)
 
-    def _failure(self, error: Exception, where: str, images: int) -> Exception:
-        """What to raise for an error of the network: `memory.OutOfMemory`, or a `UserError` that names the place."""
+    def _failure(self, error: Exception, where: str, images: int, who: str | None = None) -> Exception:
+        """What to raise for an error of the network, or of `who`: `memory.OutOfMemory`, or a `UserError` that names the
+        place."""
         if isinstance(error, WorkerLost):
             return error
         if self.group.count > 1 and is_lost(error):
             return WorkerLost(error)
         if memory.is_out_of_memory(error):
             return memory.OutOfMemory(images, where, error)
-        return UserError(
-            f"model {self.experiment.model} failed in {where}, after update {self.updates}: {failure(error)}"
-        )
+        who = who or f"model {self.experiment.model}"
+        return UserError(f"{who} failed in {where}, after update {self.updates}: {failure(error)}")
 
     def _row(self, epoch: int, with_noise_scale: bool) -> Epoch:
         """Measure what is recorded at the end of an epoch."""
@@ -382,9 +411,9 @@ class Training:
     ) -> noise_scale.Estimate | None:
         """Gradient noise scale at the current weights, which stay unchanged; see `noise_scale.measure`.
 
-        Uses the number of training `images`, by default one in `noise_scale.ONE_IMAGE_IN` as in every record. Images
-        and dropout masks depend only on the seed and the epoch in progress (after an epoch: the next one). A device
-        that has no room for a micro-batch gets smaller ones, and more of them.
+        Uses the number of training `images`, by default one in `noise_scale.ONE_IMAGE_IN` as in every record. Images,
+        their changes and dropout masks depend only on the seed and the epoch in progress (after an epoch: the next
+        one). A device that has no room for a micro-batch gets smaller ones, and more of them.
 
         Returns:
             None if a micro-batch would have fewer than the two images that batch norm needs for its statistics: with
@@ -404,18 +433,17 @@ class Training:
             )
 
         def loss(part: Tensor) -> Tensor:
-            inputs, labels = self.data.batch(part)
+            inputs, labels = self._batch(part)
             # In fp16 gradients would vanish without a scaled loss.
             with contextlib.nullcontext() if self.scaler.is_enabled() else self._autocast():
                 return functional.cross_entropy(self._logits(inputs), labels)
 
         while size >= 2:
             try:
-                order = randomness.permutation(n, self.experiment.seed, epoch).to(self.device)
                 return noise_scale.measure(
                     self.model,
                     loss,
-                    order,
+                    self._order(epoch),
                     random_seed=random_seed,
                     micro_batch_size=size,
                     micro_batches=images // size,

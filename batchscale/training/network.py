@@ -4,7 +4,7 @@ import contextlib
 import copy
 import inspect
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -52,11 +52,15 @@ def build_model(experiment: Experiment, data: Dataset) -> nn.Module:
     return model
 
 
-def prepare(model: nn.Module, experiment: Experiment, data: Dataset) -> torch.memory_format:
-    """Check a network on two images, and lay out its weights; returns the memory format in which it takes images.
+def prepare(model: nn.Module, experiment: Experiment, data: Dataset) -> tuple[torch.memory_format, str | None]:
+    """Check a network on two images, and lay out its weights.
 
     Convolutions are fastest with channels last in memory. A network that fails on such images, as one does that calls
     `view` on a feature map or has three-dimensional convolutions, takes contiguous ones.
+
+    Returns:
+        The memory format in which the network takes images; and the type of its output in training, if that is no
+        tensor and holds the logits, see `logits_of`.
 
     Raises:
         UserError: the network fails, has nothing to train, or the logits for b images do not have shape
@@ -72,7 +76,8 @@ def prepare(model: nn.Module, experiment: Experiment, data: Dataset) -> torch.me
     for layout in (torch.channels_last, torch.contiguous_format):
         try:
             model.to(memory_format=layout)
-            shape = _logits_shape(model, images.contiguous(memory_format=layout), experiment)
+            inputs = images.contiguous(memory_format=layout)
+            shape, output = _try(model, inputs, experiment, len(data.classes))
             break
         except Exception as error:  # a user's network may raise anything
             if is_out_of_memory(error):
@@ -88,7 +93,31 @@ def prepare(model: nn.Module, experiment: Experiment, data: Dataset) -> torch.me
             f"model {experiment.model} returns logits of shape {shape} for {wanted[0]} images of {data.name}; "
             f"they must have shape {wanted}"
         )
-    return layout
+    return layout, output
+
+
+def logits_of(output, classes: int) -> Tensor:
+    """The logits in what a network returned: itself, its `logits` (an attribute or an entry), or the only tensor of
+    shape `(b, classes)` in a tuple.
+
+    torchvision's GoogLeNet and Inception return a named tuple in training, Hugging Face's classifiers a dataclass.
+
+    Raises:
+        TypeError: it is not certain which part of the output they are.
+    """
+    if isinstance(output, Tensor):
+        return output
+    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    parts = [found] if found is not None else output if isinstance(output, tuple | list) else ()
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    fitting = [each for each in tensors if each.ndim == 2 and each.shape[1] == classes]
+    if len(fitting if found is None else tensors) != 1:
+        shapes = ", ".join(str(tuple(each.shape)) for each in tensors) or "no tensor"
+        raise TypeError(
+            f"it returned a {type(output).__name__} with {shapes}, in which the logits of {classes} classes are not "
+            f"certain; wrap it in a module that returns the logits alone"
+        )
+    return tensors[0] if found is not None else fitting[0]
 
 
 def unregistered(model: nn.Module) -> list[str]:
@@ -103,18 +132,23 @@ def unregistered(model: nn.Module) -> list[str]:
     return found
 
 
-def _logits_shape(model: nn.Module, images: Tensor, experiment: Experiment) -> tuple[int, ...]:
-    """Shape of the logits in eval mode. Fails also if the images' layout does not suit the network in train mode."""
+def _try(model: nn.Module, images: Tensor, experiment: Experiment, classes: int) -> tuple[tuple[int, ...], str | None]:
+    """Shape of the logits in eval mode, and type of the output in train mode if it is no tensor.
+
+    Fails also if the images' layout does not suit the network in train mode, or its output there has no logits.
+    """
     with unchanged(model), _reproducible(experiment), torch.no_grad():
         model.eval()
-        shape = tuple(model(images).shape)
+        shape = tuple(logits_of(model(images), classes).shape)
         model.train()
         try:
-            model(images)
+            output = model(images)
         except Exception as error:
             if "stride" in str(error):  # anything else concerns training, which reports where it happened
                 raise
-    return shape
+            return shape, None
+        logits_of(output, classes)
+    return shape, None if isinstance(output, Tensor) else type(output).__name__
 
 
 @contextlib.contextmanager

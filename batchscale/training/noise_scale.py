@@ -200,8 +200,9 @@ def measure(
 
     Args:
         model: the network. Its parameters, on one device, are differentiated if they require gradients.
-        loss: maps indices, int64 `(micro_batch_size,)`, to the mean loss of these images, under autocast if wanted.
-        order: indices of the n training images in random order, int64 `(n,)`. The first M·B_s are used.
+        loss: maps a part of `order` to the mean loss of these images, under autocast if wanted.
+        order: indices of the n training images in random order, int64 `(n,)`, or a row for each. The first M·B_s are
+            used.
         random_seed: seed of dropout. On a CPU the result depends only on weights, order and seed, to the last bit.
         micro_batch_size, micro_batches: B_s in images (None: `default_micro_batch_size`), and M.
         with_standard_error: estimate the standard error too; otherwise it is NaN.

@@ -24,6 +24,11 @@ def micro_batch_seed(seed: int, update: int, number: int) -> int:
     return _seed(seed, update, number, 1)  # the 1 distinguishes it from an epoch's seed, which ends in zeros
 
 
+def augmentation_seed(seed: int, epoch: int) -> int:
+    """Seed of the random changes of the images in a 1-based epoch."""
+    return _seed(seed, epoch, 0, 2)  # the 2 distinguishes it from all others
+
+
 def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 

@@ -228,6 +228,26 @@ def test_a_curve_begins_with_the_runs_of_the_reference():
     assert curve(runs.iloc[:0], MODES["scaled_lr"], Beginning(small, 32, 8)).empty
 
 
+def test_of_two_rows_of_a_curve_for_a_batch_size_the_one_of_more_runs_counts():
+    """As where the first seed was recorded as the mode's, and the others are the reference's alone."""
+    cells = pd.DataFrame(
+        [
+            ("baseline_small", 4, 3, 0, 0.1),
+            ("baseline_small", 8, 3, 0, 0.2),
+            ("baseline_small", 16, 3, 0, 0.3),
+            ("baseline_small", 32, 3, 0, 0.4),
+            ("baseline_small", 64, 3, 0, 0.5),
+            ("scaled_lr", 4, 3, 0, 0.6),
+            ("scaled_lr", 8, 1, 0, 0.7),
+            ("scaled_lr", 16, 2, 1, 0.8),  # one that diverged is a run as well
+            ("scaled_lr", 64, 1, 0, 0.9),  # the reference's are no longer the mode's
+        ],
+        columns=["experiment", "batch_size", "seeds", "diverged", "accuracy"],
+    )
+    found = curve(cells, MODES["scaled_lr"], Beginning(("baseline_small",), 32))
+    assert found["accuracy"].tolist() == [0.6, 0.2, 0.8, 0.4, 0.9]
+
+
 def test_seconds_per_update():
     """By hand: the median over the epochs of a run, over its runs the median of the logarithms, and their deviation."""
     first = table(("a", 8, 0, [0.1] * 3)).assign(updates=[10, 20, 30], running_time=[1.0, 21.0, 24.0])
@@ -494,6 +514,27 @@ def test_paired_differences_without_pairs_or_with_single_ones():
     assert (row["batch_size"], row["pairs"], str(row["reason"])) == (128, 0, "0 pairs of equal seeds")
     assert np.isnan([row["difference"], row["low"], row["high"]]).all()
     assert tables.paired_differences(apart, "scaled_lr", "nobody").empty
+
+
+def test_runs_of_the_reference_stand_for_those_that_the_base_rate_lacks():
+    """But at the learning rate of the other mode, as at B = 8, where both are one run; and never against themselves."""
+    runs = table(
+        *[("baseline_small", size, 0, [0.5]) for size in (8, 16, 32)],
+        ("baseline_small", 16, 1, [0.6]),
+        ("baseline_large", 16, 0, [0.4]),
+        ("baseline_large", 64, 0, [0.4]),
+        *[("scaled_lr", size, 0, [0.7]) for size in (8, 16, 32, 64)],
+        ("scaled_lr", 16, 1, [0.7]),
+    )
+    rate = np.where(runs["experiment"] == "scaled_lr", runs["batch_size"] / 8, 1)
+    runs = runs.assign(learning_rate=0.002 * rate)
+    found = tables.paired_differences(runs, "scaled_lr", "baseline_large")
+    assert found[["batch_size", "pairs"]].values.tolist() == [[16, 2], [32, 1], [64, 1]]
+    assert found["difference"].tolist() == pytest.approx([(0.3 + 0.1) / 2, 0.2, 0.3])
+    other_way = tables.paired_differences(runs, "baseline_large", "scaled_lr")
+    assert other_way["difference"].tolist() == pytest.approx([-0.2, -0.2, -0.3])
+    assert tables.paired_differences(runs, "baseline_small", "baseline_large")["batch_size"].tolist() == [16]
+    assert tables.paired_differences(runs, "scaled_lr", "nobody").empty
 
 
 def test_noise_scales():

@@ -67,6 +67,17 @@ def train(group: Group, run_of: Experiment, file: Path, pulse: float) -> None:
         (2, 0.1, 12, 1e-5, {}),
         (3, 0, 4, 1e-9, {"model": "networks:InDouble", "micro_batch_size": 4, "train_size": 480}),
         (2, 0.1, 6, 1e-9, {"model": "networks:Awkward", "micro_batch_size": 6, "width": 1}),
+        (
+            *(2, 0, 12, 1e-9),
+            {
+                "model": "networks:InDouble",
+                "train_size": 480,
+                "optimizer": "adamw",
+                "weight_decay": 0.1,
+                "decay": "cosine",
+                "augment": "flip-crop",
+            },
+        ),
     ],
 )
 def test_weights_and_accuracy_equal_those_of_one_process(tmp_path, monkeypatch, count, pulse, micro, tolerance, fields):

@@ -9,6 +9,7 @@ from dataclasses import FrozenInstanceError, asdict, replace
 import networks
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from batchscale.epoch import COLUMNS
 from batchscale.errors import UserError
 from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, Experiment
 from batchscale.sweeps.grid import grid, shard
+from batchscale.sweeps.same import joined
 from batchscale.training.by_name import find_callable
 from models import CNN
 
@@ -72,6 +74,11 @@ def test_is_frozen_and_varied_by_replace():
         ("micro_batch_size", 0),
         ("lr_scaling", "quadratic"),
         ("warmup", "slow"),
+        ("decay", "exponential"),
+        ("augment", "mixup"),
+        ("optimizer", "adam"),
+        ("optimizer", ""),
+        ("optimizer", None),
         ("precision", "int8"),
         ("dataset", ""),
         ("device", None),
@@ -94,6 +101,19 @@ def test_warmup_not_longer_than_training():
     with pytest.raises(UserError, match=r"warmup_epochs is 3.0 but epochs is 2"):
         Experiment(batch_size=8, epochs=2, warmup="gradual", warmup_epochs=3)
     Experiment(batch_size=8, epochs=1, warmup="none", warmup_epochs=2)  # not used, so not wrong
+
+
+def test_nesterov_needs_a_momentum():
+    with pytest.raises(UserError, match="optimizer is nesterov but momentum is 0; give it a momentum, or use sgd"):
+        Experiment(batch_size=8, optimizer="nesterov", momentum=0)
+
+
+def test_an_optimizer_in_hand_is_kept_by_name():
+    of = Experiment(batch_size=8, optimizer=torch.optim.RMSprop)
+    assert of.optimizer == "torch.optim.rmsprop:RMSprop"
+    assert json.loads(json.dumps(asdict(of))) == asdict(of)
+    with pytest.raises(UserError, match="optimizer is an object of type partial, which another process cannot import"):
+        Experiment(batch_size=8, optimizer=functools.partial(torch.optim.SGD, nesterov=True))
 
 
 def test_micro_batch_not_larger_than_batch():
@@ -243,7 +263,8 @@ def test_shards_are_the_study(sizes, seeds, names, n):
         range(len(whole))
     )  # each once: they are disjoint
     assert all(part == [each for each in whole if each in part] for part in shards)  # in its order
-    costs = [sum(1 / each.batch_size for each in part) for part in shards]  # updates, in epochs of one image
+    # Updates, in epochs of one image. What is one run under several names is trained once.
+    costs = [sum(1 / run[0].batch_size for run in joined(part)) for part in shards]
     assert max(costs) - min(costs) <= max((1 / each.batch_size for each in whole), default=0) + 1e-9
 
 

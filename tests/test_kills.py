@@ -23,6 +23,7 @@ LONG = [*SMALL, "--train-size", "1200", "--epochs", "4"]  # two or three saves a
 MEDIUM = [*SMALL, "--train-size", "600", "--epochs", "3"]
 SHORT = [*SMALL, "--train-size", "160", "--epochs", "2"]  # a fraction of a second
 WARMUP = ["--name", "gradual_warmup_scaled_lr", "--batch-size", "16", "--warmup-epochs", "1.5"]
+ADAMW = [*WARMUP, *("--optimizer", "adamw", "--weight-decay", "0.1", "--decay", "cosine", "--augment", "flip-crop")]
 
 
 def lines(folder: Path) -> dict[str, list[list[bytes]]]:
@@ -58,11 +59,12 @@ def recorded(folder: Path, arguments: list[str]) -> Path:
     return folder
 
 
-def test_killed_at_random_moments(tmp_path):
-    command = ["train", *LONG, *WARMUP]
+@pytest.mark.parametrize("settings", [WARMUP, ADAMW], ids=["sgd", "adamw"])
+def test_killed_at_random_moments(tmp_path, settings):
+    command = ["train", *LONG, *settings]
     whole = recorded(tmp_path / "whole", command)
     moments, killed = random.Random(1), 0
-    while killed < KILLS // 2:
+    while killed < KILLS // 4:
         folder = tmp_path / f"run{killed}"
         code = None
         while code != 0:

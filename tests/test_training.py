@@ -13,10 +13,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm.optim
 import torch
 from networks import DrawsFromEveryGenerator
+from plain import InDouble, plain_loop, random_images
 from torch import nn
 from torch.nn import functional
+from torchvision.transforms import functional as transforms
 
 from batchscale.errors import UserError
 from batchscale.experiment import Experiment
@@ -25,7 +28,7 @@ from batchscale.training.device import autocast, configure, select_device
 from batchscale.training.loop import Training
 from batchscale.training.network import build_model
 from batchscale.training.optimizers import build_optimizer
-from batchscale.training.randomness import epoch_seed, micro_batch_seed, permutation, seed_generators
+from batchscale.training.randomness import epoch_seed, permutation, seed_generators
 from models import CNN
 
 TIMES = {"running_time": 0, "epoch_time": 0, "images_per_second": 0}
@@ -38,29 +41,11 @@ def digits():
 
 @pytest.fixture(scope="module")
 def noise():
-    """Random images. On a uniform background max-pooling would have ties, which rounding breaks either way."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (700, 32, 32, 3), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, 10, (700,), generator=generator)
-    return datasets.Dataset(
-        "noise", images, labels, images[640:], labels[640:], tuple("0123456789"), torch.zeros(3), torch.ones(3)
-    )
+    return random_images()
 
 
 def experiment(**fields) -> Experiment:
     return Experiment(**{"batch_size": 32, "dataset": "digits", "width": 0.25, "epochs": 1, **fields})
-
-
-class InDouble(nn.Module):
-    """The study's network in float64."""
-
-    def __init__(self, seed=0):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.cnn = CNN(width=0.25).double()
-
-    def forward(self, images):
-        return self.cnn(images.double())
 
 
 class InFloat(CNN):
@@ -71,60 +56,96 @@ class InFloat(CNN):
         return super().forward(images.float())
 
 
-def plain_loop(data, model, *, updates, size, rate, seed=0, micro=None, weight_decay=0.0) -> nn.Module:
-    """The textbook training loop; `rate(t)` is the learning rate of update t."""
-    pixels = data.train_images[: updates * size].permute(0, 3, 1, 2).contiguous().double()
-    mean, std = pixels.mean(dim=(0, 2, 3), keepdim=True), pixels.std(dim=(0, 2, 3), keepdim=True, correction=0)
-    images = (pixels.float() - mean.float()) / std.float()
-    order = permutation(len(images), seed, epoch=1)
-    model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate(0), momentum=0.9, weight_decay=weight_decay)
-    torch.manual_seed(epoch_seed(seed, 1))
-    for update in range(updates):
-        optimizer.param_groups[0]["lr"] = rate(update)
-        optimizer.zero_grad()
-        batch = order[update * size : (update + 1) * size]
-        for number, start in enumerate(range(0, size, micro or size), start=1):
-            if micro:
-                torch.manual_seed(micro_batch_seed(seed, update, number))
-            part = batch[start : start + (micro or size)]
-            loss = functional.cross_entropy(model(images[part]), data.train_labels[part]) * len(part) / size
-            loss.backward()
-        optimizer.step()
-    return model
+def with_settings(optimizer, *, on_weights=0.0, **settings):
+    """An optimizer for the plain loop, whose weight decay spares what has one dimension: biases and batch norm."""
+
+    def build(parameters, lr):
+        parameters = list(parameters)
+        if on_weights:
+            biases = [parameter for parameter in parameters if parameter.ndim == 1]
+            weights = [parameter for parameter in parameters if parameter.ndim > 1]
+            parameters = [{"params": weights, "weight_decay": on_weights}, {"params": biases, "weight_decay": 0}]
+        return optimizer(parameters, lr=lr, **settings)
+
+    return build
 
 
-# η = 0.002, k = 32/8 = 4, T_w = 10, half of an epoch
+def mirrored(image, draws):
+    return transforms.hflip(image) if draws[0] else image
+
+
+def mirrored_and_shifted(image, draws):
+    """torchvision's functions, for the same draws: padded with black, cropped, then mirrored."""
+    return mirrored(transforms.crop(transforms.pad(image, 4), 4 + draws[1], 4 + draws[2], 32, 32), draws)
+
+
+SGD, AdamW = torch.optim.SGD, torch.optim.AdamW
+# η = 0.002, k = 32/8 = 4, T_w = 10, half of an epoch, T = 20
+PLAIN = [
+    ({}, lambda t: 0.002, {}),
+    ({"lr_scaling": "linear"}, lambda t: 0.008, {}),
+    ({"lr_scaling": "sqrt"}, lambda t: 0.004, {}),
+    ({"lr_scaling": "linear", "warmup": "constant"}, lambda t: 0.002 if t < 10 else 0.008, {}),
+    ({"lr_scaling": "linear", "warmup": "gradual"}, lambda t: 0.002 + 0.006 * min(t, 10) / 10, {}),
+    ({"lr_scaling": "sqrt", "warmup": "gradual", "seed": 3}, lambda t: 0.002 + 0.002 * min(t, 10) / 10, {}),
+    ({"weight_decay": 0.01}, lambda t: 0.002, {"optimizer": with_settings(SGD, momentum=0.9, weight_decay=0.01)}),
+    ({"micro_batch_size": 12}, lambda t: 0.002, {}),
+    ({"decay": "linear"}, lambda t: 0.002 * (20 - t) / 20, {}),
+    ({"decay": "cosine"}, lambda t: 0.001 * (1 + math.cos(math.pi * t / 20)), {}),
+    ({"decay": "step"}, lambda t: 0.002 / 10 ** ((t >= 7) + (t >= 14) + (t >= 18)), {}),
+    (
+        {"lr_scaling": "linear", "warmup": "gradual", "decay": "linear"},
+        lambda t: 0.002 + 0.006 * t / 10 if t < 10 else 0.008 * (20 - t) / 10,
+        {},
+    ),
+    (
+        {"optimizer": "nesterov", "weight_decay": 0.01},
+        lambda t: 0.002,
+        {"optimizer": with_settings(SGD, momentum=0.9, nesterov=True, weight_decay=0.01)},
+    ),
+    (
+        {"optimizer": "adamw", "momentum": 0.8, "weight_decay": 0.1, "lr_scaling": "sqrt", "decay": "cosine"},
+        lambda t: 0.002 * (1 + math.cos(math.pi * t / 20)),
+        {"optimizer": with_settings(AdamW, betas=(0.8, 0.999), on_weights=0.1)},
+    ),
+    ({"optimizer": "adamw"}, lambda t: 0.002, {"optimizer": with_settings(AdamW, weight_decay=0)}),
+    (
+        {"optimizer": "torch.optim:RMSprop", "momentum": 0.5, "weight_decay": 0.1, "micro_batch_size": 12},
+        lambda t: 0.002,
+        {"optimizer": with_settings(torch.optim.RMSprop, momentum=0.5, on_weights=0.1)},
+    ),
+    (
+        {"optimizer": "timm.optim:Lars", "weight_decay": 0.01, "base_lr": 0.5, "decay": "linear"},
+        lambda t: 0.5 * (20 - t) / 20,
+        {"optimizer": with_settings(timm.optim.Lars, momentum=0.9, on_weights=0.01)},
+    ),
+    (
+        {"optimizer": "timm.optim:Lamb", "weight_decay": 0.01, "warmup": "gradual", "lr_scaling": "sqrt"},
+        lambda t: 0.002 + 0.002 * min(t, 10) / 10,
+        {"optimizer": with_settings(timm.optim.Lamb, on_weights=0.01)},
+    ),
+    ({"augment": "flip"}, lambda t: 0.002, {"change": mirrored}),
+    ({"augment": "flip-crop", "micro_batch_size": 12}, lambda t: 0.002, {"change": mirrored_and_shifted}),
+    (
+        {"augment": "flip-crop", "optimizer": "adamw", "decay": "step", "seed": 3},
+        lambda t: 0.002 / 10 ** ((t >= 7) + (t >= 14) + (t >= 18)),
+        {"change": mirrored_and_shifted, "optimizer": with_settings(AdamW, weight_decay=0)},
+    ),
+]
+
+
 @pytest.mark.parametrize(
-    ("fields", "rate"),
-    [
-        ({}, lambda t: 0.002),
-        ({"lr_scaling": "linear"}, lambda t: 0.008),
-        ({"lr_scaling": "sqrt"}, lambda t: 0.004),
-        ({"lr_scaling": "linear", "warmup": "constant"}, lambda t: 0.002 if t < 10 else 0.008),
-        ({"lr_scaling": "linear", "warmup": "gradual"}, lambda t: 0.002 + 0.006 * min(t, 10) / 10),
-        ({"lr_scaling": "sqrt", "warmup": "gradual", "seed": 3}, lambda t: 0.002 + 0.002 * min(t, 10) / 10),
-        ({"weight_decay": 0.01}, lambda t: 0.002),
-        ({"micro_batch_size": 12}, lambda t: 0.002),
-    ],
-    ids=lambda value: "-".join(map(str, value.values())) or "base" if isinstance(value, dict) else "",
+    ("fields", "rate", "plainly"),
+    [pytest.param(*case, id="-".join(map(str, case[0].values())) or "base") for case in PLAIN],
 )
-def test_weights_equal_the_plain_loops_after_20_updates(noise, fields, rate):
+def test_weights_equal_the_plain_loops_after_20_updates(noise, fields, rate, plainly):
     """In float64. In float32, two memory layouts of the plain loop itself differ by 3e-5 after 20 updates: the kinks of
     ReLU and max-pooling amplify rounding errors of 1e-8."""
     run = Training(experiment(train_size=20 * 32, warmup_epochs=0.5, **fields), noise, model=InDouble())
     assert len(list(run.epochs())) == 1
     assert run.updates == 20
-    plain = plain_loop(
-        noise,
-        InDouble(),
-        updates=20,
-        size=32,
-        rate=rate,
-        seed=fields.get("seed", 0),
-        micro=fields.get("micro_batch_size"),
-        weight_decay=fields.get("weight_decay", 0.0),
-    )
+    same = {"seed": fields.get("seed", 0), "micro": fields.get("micro_batch_size")}
+    plain = plain_loop(noise, InDouble(), updates=20, size=32, rate=rate, **same, **plainly)
     for (name, ours), theirs in zip(run.model.state_dict().items(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
@@ -447,7 +468,21 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("fields", [{}, {"model": DrawsFromEveryGenerator, "width": 1}], ids=["CNN", "generators"])
+PEOPLE = {"optimizer": "adamw", "weight_decay": 0.1, "decay": "cosine", "augment": "flip-crop"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"model": DrawsFromEveryGenerator, "width": 1},
+        PEOPLE,
+        {**PEOPLE, "optimizer": "nesterov", "model": "networks:StochasticDepth", "width": 1},
+        {**PEOPLE, "optimizer": "timm.optim:Lamb", "model": "networks:LeNet", "width": 1},
+        {**PEOPLE, "optimizer": "timm.optim:Lars", "model": "networks:linear", "width": 1, "augment": "flip"},
+    ],
+    ids=["CNN", "generators", "adamw", "nesterov", "lamb", "lars"],
+)
 @pytest.mark.parametrize("killed_after", [1, 7, 10, 13, 20, 29])
 def test_resumes_exactly_from_its_state(digits, monkeypatch, killed_after, fields):
     """Including dropout and batch norm; 10 updates per epoch, killed within and between epochs."""

@@ -17,7 +17,7 @@ from scipy import stats
 from batchscale.analysis.accuracies import moderated
 from batchscale.analysis.reasons import Reason
 from batchscale.analysis.statistics import SLACK, at_least, difference_interval
-from batchscale.modes import Mode
+from batchscale.modes import MODES, REFERENCE, Mode
 from batchscale.records.study import RUN, Study, is_any
 
 _AVERAGED = ("accuracy", "generalization_error", "train_accuracy", "train_loss", "test_loss")
@@ -188,11 +188,15 @@ class Beginning:
 
 def curve(runs: pd.DataFrame, mode: Mode, beginning: Beginning) -> pd.DataFrame:
     """The rows of a table that make up a mode's curve over batch size: its own, and those of the reference that it
-    begins with. Where both have a batch size and seed, the mode's own run counts."""
+    begins with. Where both have a batch size and seed, the mode's own run counts, and the reference's is not a second
+    one. Of two rows of `accuracies` for a batch size, the one of more runs counts, of equals the mode's own."""
     keys = [key for key in RUN[1:] if key in runs.columns]
     own = runs[runs["experiment"] == mode.name]
     shared = runs[runs["experiment"].isin(beginning.modes) & (runs["experiment"] != mode.name)]
     shared = shared[shared["batch_size"] <= beginning.largest].drop_duplicates(keys)
+    if "seeds" in runs.columns:
+        ours, theirs = ((rows["seeds"] + rows["diverged"]).set_axis(rows["batch_size"]) for rows in (own, shared))
+        own = own[~(theirs.reindex(ours.index) > ours).to_numpy()]
     twice = pd.MultiIndex.from_frame(shared[keys]).isin(pd.MultiIndex.from_frame(own[keys]))
     parts = [part for part in (shared[~twice], own) if len(part)]
     joined = pd.concat(parts) if parts else own
@@ -340,13 +344,17 @@ def paired_differences(finals: pd.DataFrame, ours: str, theirs: str, column: str
     `accuracies.moderated`), `pairs`, `reason`. Without a pair the difference is NaN; where no batch size has two pairs
     the bounds are NaN. `reason` says so. Runs that diverged or are unfinished are in no pair.
 
+    The base rate trains as the reference does, and may be recorded as the reference alone. Where it lacks a run, that
+    of the reference counts, unless it is compared with the reference, or with a run at the same learning rate: at
+    B ≤ B_ref both would be one run.
+
     Args:
         finals: rows of `final`.
         ours, theirs: names of modes.
         column: what is compared.
     """
     keys = ["batch_size", "seed"]
-    both = [finals.loc[finals["experiment"] == name, [*keys, column]] for name in (ours, theirs)]
+    both = [_base_rate_with_reference(finals, *names)[[*keys, column]] for names in ((ours, theirs), (theirs, ours))]
     pairs = both[0].merge(both[1], on=keys, suffixes=("", "_theirs"))
     pairs = pairs.assign(difference=pairs[column] - pairs[f"{column}_theirs"]).dropna(subset="difference")
     sizes = sorted(set(both[0]["batch_size"]) & set(both[1]["batch_size"]))
@@ -367,6 +375,17 @@ def paired_differences(finals: pd.DataFrame, ours: str, theirs: str, column: str
     ]
     table = table.rename_axis("batch_size").reset_index()
     return table[["batch_size", "difference", "low", "high", "pairs", "reason"]]
+
+
+def _base_rate_with_reference(finals: pd.DataFrame, name: str, other: str) -> pd.DataFrame:
+    """The rows of a mode, and those of the reference that stand for its own, see `paired_differences`."""
+    own, others = (finals[finals["experiment"] == each] for each in (name, other))
+    if REFERENCE.name in (name, other) or not (name in MODES and MODES[name].is_base_rate):
+        return own
+    found = finals[finals["experiment"] == REFERENCE.name]
+    for rows, keys in ((own, RUN[1:]), (others, [*RUN[1:], "learning_rate"])):
+        found = found[~pd.MultiIndex.from_frame(found[keys]).isin(pd.MultiIndex.from_frame(rows[keys]))]
+    return pd.concat([own, found]) if len(found) else own
 
 
 def noise_scales(epochs: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from batchscale.errors import UserError
 from batchscale.experiment import Experiment
 from batchscale.modes import MODES
+from batchscale.sweeps.same import joined
 
 
 def grid(name: str, batch_sizes: int | Iterable[int], seeds: int | Iterable[int] = 0, **settings) -> list[Experiment]:
@@ -32,7 +33,8 @@ def shard(experiments: Iterable[Experiment], which: str) -> list[Experiment]:
 
     The parts are disjoint, together they are the whole list, and each keeps its order. Experiments are dealt out by
     batch size, because a smaller batch needs more updates and takes longer. The durations of two parts therefore differ
-    by at most the longest run.
+    by at most the longest run. Experiments that are one run under several names, see `same.joined`, count as one and
+    are in the same part, which trains it once.
 
     Raises:
         UserError: `which` does not have that form.
@@ -42,5 +44,6 @@ def shard(experiments: Iterable[Experiment], which: str) -> list[Experiment]:
     if not 1 <= part <= parts:
         raise UserError(f"shard is {which!r}; it must be i/n with i from 1 to n, for example 1/8")
     experiments = list(dict.fromkeys(experiments))
-    mine = set(sorted(experiments, key=lambda experiment: experiment.batch_size)[part - 1 :: parts])
+    runs = sorted(joined(experiments), key=lambda run: run[0].batch_size)
+    mine = {experiment for run in runs[part - 1 :: parts] for experiment in run}
     return [experiment for experiment in experiments if experiment in mine]

@@ -22,13 +22,18 @@ from batchscale.sweeps import processes
 from batchscale.sweeps.display import Display
 from batchscale.sweeps.failure import as_error
 from batchscale.sweeps.options import Options
-from batchscale.sweeps.pending import latest, pending, rows_in
+from batchscale.sweeps.pending import latest, rows_in, trained, unfinished
 from batchscale.sweeps.process import Process
+from batchscale.sweeps.same import sentences
 from batchscale.sweeps.signals import Stopped, caught
 
 
 def run(experiments: Iterable[Experiment], **options) -> pd.DataFrame:
     """Train what is not yet recorded in `data_dir`, and return the rows of all the experiments.
+
+    Experiments that are one run under several names are trained once, see `pending.trained`; a line says so. Names are
+    settled before training: of two sweeps that start at the same time, one may train the reference's run and the other
+    the same run under another name.
 
     Args:
         experiments: what to train, in this order.
@@ -40,13 +45,17 @@ def run(experiments: Iterable[Experiment], **options) -> pd.DataFrame:
         Stopped: Ctrl-C or SIGTERM arrived, and everything is saved.
     """
     processes.require_no_start()
-    experiments, options = list(dict.fromkeys(experiments)), Options(**options)
+    options = Options(**options)
     if options.engine == "ray":
         from batchscale.sweeps import ray_cluster
 
         ray_cluster.require()
-    todo = pending(experiments, options.data_dir, options.scratch_dir)
+    names = trained(experiments, options.data_dir, options.scratch_dir)
+    experiments = list(dict.fromkeys(names.values()))
+    todo = unfinished(experiments, options.data_dir, options.scratch_dir)
     _remove_unheld_locks(set(experiments).difference(todo), options)
+    for line in sentences(names):
+        print(line, file=streams.OUT, flush=True)
     if len(todo) < len(experiments):
         print(f"{len(experiments) - len(todo)} of {len(experiments)} recorded already", file=streams.OUT, flush=True)
     if todo:

@@ -337,7 +337,9 @@ class Training:
 
     def _logits(self, images: Tensor) -> Tensor:
         output = self.model(images.contiguous(memory_format=self.memory_format))
-        return output if isinstance(output, Tensor) else logits_of(output, len(self.data.classes))
+        if isinstance(output, Tensor):
+            return output
+        return logits_of(output, len(self.data.classes), self.experiment.model)
 
     def largest_that_fits(self, images: int) -> int:
         """Largest minibatch below `images` that fits the device; 0 if none does. Discard this object afterwards."""

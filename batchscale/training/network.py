@@ -79,6 +79,8 @@ def prepare(model: nn.Module, experiment: Experiment, data: Dataset) -> tuple[to
             inputs = images.contiguous(memory_format=layout)
             shape, output = _try(model, inputs, experiment, len(data.classes))
             break
+        except UserError:
+            raise
         except Exception as error:  # a user's network may raise anything
             if is_out_of_memory(error):
                 raise
@@ -96,28 +98,30 @@ def prepare(model: nn.Module, experiment: Experiment, data: Dataset) -> tuple[to
     return layout, output
 
 
-def logits_of(output, classes: int) -> Tensor:
+def logits_of(output, classes: int, model: str) -> Tensor:
     """The logits in what a network returned: itself, its `logits` (an attribute or an entry), or the only tensor of
     shape `(b, classes)` in a tuple.
 
     torchvision's GoogLeNet and Inception return a named tuple in training, Hugging Face's classifiers a dataclass.
 
     Raises:
-        TypeError: it is not certain which part of the output they are.
+        UserError: it is not certain which part of the output they are, naming the `model`.
     """
     if isinstance(output, Tensor):
         return output
-    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    parts = [found] if found is not None else output if isinstance(output, tuple | list) else ()
-    tensors = [part for part in parts if isinstance(part, Tensor)]
-    fitting = [each for each in tensors if each.ndim == 2 and each.shape[1] == classes]
-    if len(fitting if found is None else tensors) != 1:
-        shapes = ", ".join(str(tuple(each.shape)) for each in tensors) or "no tensor"
-        raise TypeError(
-            f"it returned a {type(output).__name__} with {shapes}, in which the logits of {classes} classes are not "
+    tensors = [part for part in output if isinstance(part, Tensor)] if isinstance(output, tuple | list) else []
+    logits = getattr(output, "logits", output.get("logits") if isinstance(output, Mapping) else None)
+    if logits is None:
+        fitting = [each for each in tensors if each.ndim == 2 and each.shape[1] == classes]
+        logits = fitting[0] if len(fitting) == 1 else None
+    if not isinstance(logits, Tensor):
+        shapes = " and ".join(str(tuple(each.shape)) for each in tensors)
+        holds = f" with tensors of shape {shapes}" if shapes else ""
+        raise UserError(
+            f"model {model} returns a {type(output).__name__}{holds}, in which the logits of {classes} classes are not "
             f"certain; wrap it in a module that returns the logits alone"
         )
-    return tensors[0] if found is not None else fitting[0]
+    return logits
 
 
 def unregistered(model: nn.Module) -> list[str]:
@@ -139,7 +143,7 @@ def _try(model: nn.Module, images: Tensor, experiment: Experiment, classes: int)
     """
     with unchanged(model), _reproducible(experiment), torch.no_grad():
         model.eval()
-        shape = tuple(logits_of(model(images), classes).shape)
+        shape = tuple(logits_of(model(images), classes, experiment.model).shape)
         model.train()
         try:
             output = model(images)
@@ -147,7 +151,7 @@ def _try(model: nn.Module, images: Tensor, experiment: Experiment, classes: int)
             if "stride" in str(error):  # anything else concerns training, which reports where it happened
                 raise
             return shape, None
-        logits_of(output, classes)
+        logits_of(output, classes, experiment.model)
     return shape, None if isinstance(output, Tensor) else type(output).__name__
 
 

@@ -71,7 +71,7 @@ class Experiment:
     weight_decay: float = 0.0
     """L2 penalty of SGD on all parameters; of other optimizers, on weights but not on biases and norms (see README)"""
     dataset: str = "cifar10"
-    """cifar10, digits, or module:function that returns your own data (see README)"""
+    """cifar10, digits, or module:callable for your own, as in torchvision.datasets:CIFAR100 (see README)"""
     train_size: int | None = None
     """use only the first n training images; None uses all of them"""
     augment: Augment = "none"

@@ -1,6 +1,10 @@
 """Networks and data sets that tests refer to by name."""
 
 import random
+import time
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -117,6 +121,36 @@ def data_with_missing_labels():
 def data_with_negative_labels():
     images = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
     return images, torch.tensor([0, 1, -1, 2]), images, torch.tensor([0, 1, 2, 3])
+
+
+class Downloaded:
+    """A data set like those of torchvision, with one file in `root`, which cannot be downloaded twice."""
+
+    classes = ("dark", "bright")
+
+    def __init__(self, root: str, train: bool = True, transform=None, download: bool = False):
+        file, new = Path(root, "images.npy"), Path(root, "new.npy")
+        if download:
+            with new.open("xb") as stream:
+                np.save(stream, np.arange(6 * 32 * 32, dtype=np.uint8).reshape(6, 32, 32))
+                time.sleep(0.3)  # for another process to come between
+            file.hardlink_to(new)
+        if not file.exists():
+            raise RuntimeError("Dataset not found. You can use download=True to download it")
+        self.images = np.load(file)[:4] if train else np.load(file)[4:]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int):
+        return self.images[index], index % 2
+
+
+def split_in_memory(split: str):
+    """It names `split`, and neither `root` nor `download`."""
+    images = torch.arange(6 * 32 * 32).remainder(256).byte().reshape(6, 1, 32, 32) / 255
+    images, labels = {"train": (images[:4], [0, 1, 0, 1]), "test": (images[4:], [0, 1])}[split]
+    return torch.utils.data.TensorDataset(images, torch.tensor(labels))
 
 
 class StochasticDepth(nn.Module):
@@ -242,6 +276,83 @@ class HalfRegistered(PlainList):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.last(super().forward(self.first(images)))
+
+
+class Frozen(nn.Module):
+    """A first layer that is not trained."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.first, self.last = nn.Linear(3072, 16), nn.Linear(16, num_classes)
+        self.first.requires_grad_(False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(images.flatten(1)).tanh())
+
+
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.first, self.second = nn.Linear(3072, 16), nn.Linear(16, 16)
+        self.third, self.last = nn.Linear(16, 16), nn.Linear(16, num_classes)
+        self.third.weight = self.second.weight
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(self.third(self.second(self.first(images.flatten(1)).tanh()).tanh()).tanh())
+
+
+class Returns(nn.Module):
+    """It returns something other than logits; in training only, unless `always`."""
+
+    always = False
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.last, self.aside = nn.Linear(3072, num_classes), nn.Linear(3072, num_classes)
+
+    def forward(self, images: torch.Tensor):
+        logits = self.last(images.flatten(1))
+        return self.wrapped(logits, self.aside(images.flatten(1))) if self.training or self.always else logits
+
+
+class ReturnsNamedTuple(Returns):
+    """As torchvision's GoogLeNet and Inception do in training."""
+
+    def wrapped(self, logits, aside):
+        return namedtuple("Outputs", ["aside", "logits"])(aside, logits)
+
+
+class ReturnsDataclass(Returns):
+    """As Hugging Face's classifiers do, always: a dataclass that is also a dict."""
+
+    always = True
+
+    def wrapped(self, logits, aside):
+        @dataclass
+        class ImageClassifierOutput(OrderedDict):
+            loss: torch.Tensor | None = None
+            logits: torch.Tensor | None = None
+
+        return ImageClassifierOutput(logits=logits)
+
+
+class ReturnsDict(Returns):
+    def wrapped(self, logits, aside):
+        return {"features": aside, "logits": logits}
+
+
+class ReturnsFeatures(Returns):
+    """A plain tuple in which only one tensor can be the logits."""
+
+    def wrapped(self, logits, aside):
+        return aside[:, :3], logits
+
+
+class ReturnsTwoAlike(Returns):
+    def wrapped(self, logits, aside):
+        return logits, aside
 
 
 class SparseGradient(nn.Module):

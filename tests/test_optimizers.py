@@ -200,7 +200,7 @@ def test_the_loss_takes_the_logits(digits, model):
     assert states[0][:3] == states[1][:3]
     assert torch.equal(states[0][3], states[1][3])
     run = Training(experiment(model=f"networks:{model}"), digits)
-    assert any("the loss takes its logits and nothing else" in line for line in run.remarks)
+    assert any("the loss takes the logits and nothing else" in line for line in run.remarks)
 
 
 def _plain(digits) -> Training:

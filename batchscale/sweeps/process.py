@@ -41,6 +41,7 @@ class Process:
         self.group = group()
         self.failures: list[Failure] = []
         self._copies: Copies | None = None
+        self._loaded = None  # data set of the latest run; to read somebody's files may take longer than a run
         self._cannot_save = False
 
     def work(self, experiments: list[Experiment], failed: MutableSequence[int] | None = None) -> list[Failure]:
@@ -131,7 +132,9 @@ class Process:
         from batchscale.training.loop import Training
         from batchscale.training.memory import OutOfMemory, free_memory
 
-        data = self.data or datasets.load(experiment.dataset, self.options.data_root)
+        if self.data is None and getattr(self._loaded, "name", None) != experiment.dataset:
+            self._loaded = datasets.load(experiment.dataset, self.options.data_root)
+        data = self.data or self._loaded
         images_at_once: dict[str, int] = {}
         while True:
             try:

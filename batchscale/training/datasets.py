@@ -4,26 +4,28 @@
     images, labels = data.batch(indices)  # float32 (b, 3, 32, 32), zero mean and unit variance per channel
 
 `cifar10` is torchvision's: checked by MD5, and downloaded from mirrors if it is missing. `digits` is part of
-scikit-learn and needs no download. `module:function` names your own.
+scikit-learn and needs no download. `module:callable` names your own: a function that returns images and labels, or a
+class like those of torchvision. `of` takes the same objects in Python, for `Training(experiment, data)`.
 """
 
 import hashlib
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
-from batchscale.errors import UserError, failure, first_line
+from batchscale.errors import UserError, failure
 from batchscale.paths import typed
+from batchscale.training.arrays import AT_ONCE, as_images, as_labels, four_arrays
 from batchscale.training.by_name import find_callable
 
 TRAIN_ACCURACY_IMAGES = 10_000  # size of the fixed subset for train accuracy
-MOST_CLASSES = 1_000_000  # a higher label is a mark, such as -1 in an unsigned type, or no label at all
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +33,11 @@ class Dataset:
     """A training and a test set, on one device.
 
     Attributes:
-        train_images, test_images: uint8 `(n, h, w, channels)`. Convolutions are fastest with channels last in memory,
-            so a gathered batch needs no reordering.
+        train_images, test_images: `(n, h, w, channels)`, both uint8, or both float32 in 0-1. Convolutions are fastest
+            with channels last in memory, so a gathered batch needs no reordering.
         train_labels, test_labels: int64 `(n,)`, in 0 ... len(classes) - 1.
         classes: names of the classes.
-        mean, std: float32 `(channels,)`, of the training images in units of 0-255; used by `normalised`.
+        mean, std: float32 `(channels,)`, of the training images in their own units, 0-255 or 0-1; used by `normalised`.
         complete: the data set of which this is a part or a copy on another device; None for a complete one.
     """
 
@@ -88,10 +90,10 @@ class Dataset:
         return replace(self, train_images=images, train_labels=labels, mean=mean, std=std, complete=complete)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """uint8 `(b, h, w, c)` -> float32 `(b, c, h, w)` in channels-last memory, (x - mean) / std per channel."""
+        """Images `(b, h, w, c)` -> new float32 `(b, c, h, w)`, channels last in memory: (x - mean) / std of each."""
         # One mean per pixel, although they are equal: the CPU would process the three values of a pixel one by one.
         mean, std = (values.expand(images.shape[1:]).contiguous() for values in (self.mean, self.std))
-        return images.float().sub_(mean).div_(std).permute(0, 3, 1, 2)
+        return images.to(torch.float32, copy=True).sub_(mean).div_(std).permute(0, 3, 1, 2)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Training images and labels at `indices` (int64, on the device): float32 `(b, c, h, w)` and int64 `(b,)`."""
@@ -102,14 +104,18 @@ def load(name: str, data_root: str | os.PathLike | None = None, *, progress: boo
     """Load a complete data set on the CPU.
 
     Args:
-        name: `cifar10`, `digits`, or `module:function`. The function returns (train_images, train_labels, test_images,
-            test_labels): uint8 arrays or tensors `(n, h, w, channels)` and whole numbers `(n,)` from 0.
-        data_root: folder for `cifar-10-batches-py`. None: the environment variable BATCHSCALE_DATA_ROOT, or else
-            `datasets` in the working directory.
+        name: `cifar10`, `digits`, or `module:callable`. The callable is a function without arguments that returns what
+            `of` takes, or a class like those of torchvision, such as `torchvision.datasets:CIFAR100`: it has an
+            argument `train` (True or False) or `split` ("train" or "test"), and is called for each. It is given
+            `root`, the data root, if it has that argument. If it has `download`, that is True only after a call with
+            False has failed.
+        data_root: folder for `cifar-10-batches-py`, and `root` of such a class. None: the environment variable
+            BATCHSCALE_DATA_ROOT, or else `datasets` in the working directory.
         progress: show a progress bar while downloading.
 
     Raises:
-        UserError: the name is unknown, the download failed, a file cannot be read, or the arrays do not fit together.
+        UserError: the name is unknown, the download failed, a file cannot be read, the callable failed, or `of` refuses
+            what it gives.
     """
     if name == "cifar10":
         root = find_data_root(data_root)
@@ -123,8 +129,42 @@ def load(name: str, data_root: str | os.PathLike | None = None, *, progress: boo
     if name == "digits":
         return _load_digits()
     if ":" in name:
-        return _load_own(name)
-    raise UserError(f"dataset is {name!r}; it must be cifar10, digits, or module:function for your own (see README)")
+        return _load_own(name, find_data_root(data_root))
+    raise UserError(f"dataset is {name!r}; it must be cifar10, digits, or module:callable for your own (see README)")
+
+
+def of(name: str, parts: Sequence) -> Dataset:
+    """Make a complete data set, on the CPU, of arrays or of other data sets.
+
+    Images and labels are converted where their meaning is certain, and refused otherwise. The result and its digest do
+    not depend on the form in which they came. The originals are never changed; writable uint8 arrays are shared.
+
+    Args:
+        name: name of the data set, for messages and records.
+        parts: (train_images, train_labels, test_images, test_labels) as arrays, tensors or lists; arrays as Keras pairs
+            them, ((train_images, train_labels), (test_images, test_labels)); or a pair (train, test) of map-style data
+            sets, which have a length and items (image, label).
+
+            Images have the shape `(n, h, w, channels)`, `(n, channels, h, w)`, or, with one channel, `(n, h, w)`; that
+            of training and test images is the same. Of the two dimensions that may hold the channels, the one of size
+            1-4 does. If both or neither are so small, it is the one whose removal leaves a square, or the last one of
+            three equal ones. Without a square, it is the last one, unless both are small, which is refused.
+
+            Integers in 0-255 become uint8, also as floats with a maximum above 1. False and True become 0 and 255.
+            Floats in 0-1 become uint8 if all are k / 255 up to rounding, as from torchvision's `ToTensor`. Otherwise
+            they are kept as float32, and the other part becomes float32 in 0-1 as well.
+
+            Whole numbers from 0 are labels of the classes 0 ... highest, of which some may never occur. If all are
+            above 0, or if they are strings, the sorted distinct values of both parts become the classes. The `classes`
+            of a training set names numbered classes if it is a list of as many strings.
+
+            Map-style data sets are read by index, with their transforms. Their images are PIL images, arrays or tensors
+            of one shape. The first 32 items of each are read twice, to notice transforms that draw random numbers.
+
+    Raises:
+        UserError: anything else was given, or reading an item failed.
+    """
+    return _dataset(name, *four_arrays(name, parts))
 
 
 def find_data_root(data_root: str | os.PathLike | None = None) -> Path:
@@ -135,7 +175,10 @@ def find_data_root(data_root: str | os.PathLike | None = None) -> Path:
 
 
 def is_available(name: str, data_root: str | os.PathLike | None = None) -> bool:
-    """Whether the files are present, so that `load` needs no download. Their MD5 is checked when they are loaded."""
+    """Whether the files are present, so that `load` needs no download. Their MD5 is checked when they are loaded.
+
+    Data of your own count as present: only their callable knows.
+    """
     return name != "cifar10" or os.access(find_data_root(data_root) / "cifar-10-batches-py" / "test_batch", os.R_OK)
 
 
@@ -175,71 +218,78 @@ def _load_digits() -> Dataset:
     return _dataset("digits", arrays, tuple(str(name) for name in digits.target_names))
 
 
-def _load_own(name: str) -> Dataset:
+def _load_own(name: str, root: Path) -> Dataset:
     function = find_callable(name, "dataset")
+    calls = _calls(function, root)
     try:
-        arrays = function()
+        parts = [_call(function, arguments, root) for arguments in calls]
     except Exception as error:  # the user's function may raise anything, and only the user can fix it
-        raise UserError(f"dataset {name} failed: {failure(error)}") from error
-    if not (isinstance(arrays, tuple | list) and len(arrays) == 4):
-        raise UserError(f"{name} must return (train_images, train_labels, test_images, test_labels)")
-    return _dataset(name, arrays)
+        place = f"; data_root is {root}, where its files belong" if "root" in calls[0] else ""
+        raise UserError(f"dataset {name} failed: {failure(error)}{place}") from error
+    return of(name, parts if len(parts) > 1 else parts[0])
 
 
-def _dataset(name: str, arrays: Sequence, classes: tuple[str, ...] | None = None) -> Dataset:
-    """Check (train_images, train_labels, test_images, test_labels) and make a data set of them.
-
-    Without `classes`, they are the numbers up to the highest label.
-    """
-    tensors = []
-    for part, images, labels in (("train", *arrays[:2]), ("test", *arrays[2:])):
-        images = _array(images, f"{name}: the {part} images")
-        if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
-            raise UserError(
-                f"{name}: the {part} images are {images.dtype} of shape {images.shape}; "
-                f"they must be uint8 of shape (n, height, width, channels), with at least one image"
-            )
-        labels = _whole_numbers(_array(labels, f"{name}: the {part} labels"), len(images), f"{name}: the {part} labels")
-        tensors += [torch.from_numpy(np.require(each, requirements=("C", "W"))) for each in (images, labels)]
-    if classes is None:
-        classes = tuple(map(str, range(1 + max(int(labels.max()) for labels in tensors[1::2]))))
-    if tensors[0].shape[1:] != tensors[2].shape[1:]:
-        shapes = ", ".join(str(tuple(images.shape[1:])) for images in tensors[::2])
-        raise UserError(f"{name}: train and test images differ in shape: {shapes}")
-    mean, std = _channel_statistics(tensors[0])
-    return Dataset(name, *tensors, classes=classes, mean=mean, std=std)
-
-
-def _array(values, what: str) -> np.ndarray:
+def _calls(function: Callable, root: Path) -> list[dict]:
+    """Arguments of each call: two if the function chooses between training and test images, as torchvision's do."""
     try:
-        return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
-    except (TypeError, ValueError, RuntimeError) as error:  # lists of different lengths, types that NumPy lacks
-        raise UserError(f"{what} must be an array of numbers: {first_line(error)}") from error
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # of some built-in functions
+        return [{}]
+    for name, choices in (("train", (True, False)), ("split", ("train", "test"))):
+        default = parameters[name].default if name in parameters else None
+        if default is inspect.Parameter.empty or isinstance(default, type(choices[0])):
+            given = {"root": str(root), "download": False}
+            given = {key: value for key, value in given.items() if key in parameters}
+            return [given | {name: choice} for choice in choices]
+    return [{}]
 
 
-def _whole_numbers(labels: np.ndarray, count: int, what: str) -> np.ndarray:
-    """Labels as int64 `(count,)`, from any type of number and also from a column, if each is a class for certain."""
-    if labels.dtype.kind not in "biuf" or labels.shape not in ((count,), (count, 1)):
-        raise UserError(
-            f"{what} are {labels.dtype} of shape {labels.shape}; they must be {count} whole numbers, from 0 on"
-        )
-    labels = labels.reshape(count)
-    numbers = labels.astype(np.float64)  # float16 does not reach MOST_CLASSES
-    wrong = ~((numbers >= 0) & (numbers < MOST_CLASSES) & (numbers == np.floor(numbers)))  # NaN is wrong as well
-    if wrong.any():
-        place = int(wrong.argmax())
-        raise UserError(
-            f"{what} have {labels[place]} at index {place}; they must be whole numbers from 0 to below {MOST_CLASSES}"
-        )
-    return labels.astype(np.int64)
+def _call(function: Callable, arguments: dict, root: Path):
+    """Call, and if that fails, with download=True if the function has it; one process at a time downloads."""
+    try:
+        return function(**arguments)
+    except (RuntimeError, OSError):  # as torchvision's classes report missing files
+        if "download" not in arguments:
+            raise
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".download.lock"):
+        try:
+            return function(**arguments)  # another process may have downloaded them meanwhile
+        except (RuntimeError, OSError):
+            return function(**arguments | {"download": True})
+
+
+def _dataset(name: str, arrays: Sequence, classes: Sequence[str] | None = None) -> Dataset:
+    """Make a data set of (train_images, train_labels, test_images, test_labels), see `of`."""
+    train_images, test_images = as_images(name, arrays[0], arrays[2])
+    counts = len(train_images), len(test_images)
+    (train_labels, test_labels), classes = as_labels(name, arrays[1], arrays[3], counts, classes)
+    mean, std = _channel_statistics(train_images)
+    return Dataset(name, train_images, train_labels, test_images, test_labels, classes, mean, std)
 
 
 def _channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel, float32 `(channels,)`: exact sums, from counts of the 256 values."""
+    """Mean and standard deviation per channel, float32 `(channels,)`."""
+    mean, variance = (_moments_of_floats if images.is_floating_point() else _moments_of_bytes)(images)
+    std = variance.clamp_min(0).sqrt()
+    return mean.float(), torch.where(std > 0, std, 1.0).float()  # a constant channel becomes zero
+
+
+def _moments_of_bytes(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance per channel in float64: exact sums, from counts of the 256 values."""
     channels = images.shape[-1]
     counts = torch.stack([torch.bincount(images[..., c].flatten(), minlength=256) for c in range(channels)]).double()
     values = torch.arange(256, dtype=torch.float64)
     total = counts.sum(dim=1)
     mean = counts @ values / total
-    std = (counts @ values.square() / total - mean.square()).clamp_min(0).sqrt()
-    return mean.float(), torch.where(std > 0, std, 1.0).float()  # a constant channel becomes zero
+    return mean, counts @ values.square() / total - mean.square()
+
+
+def _moments_of_floats(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance per channel in float64, from distances to the first pixel: 0 in a constant channel."""
+    first, total, squares = images[0, 0, 0].double(), 0, 0
+    for part in images.split(AT_ONCE):
+        distances = part.double() - first
+        total, squares = total + distances.sum(dim=(0, 1, 2)), squares + distances.square().sum(dim=(0, 1, 2))
+    count = images[..., 0].numel()
+    return first + total / count, squares / count - (total / count).square()

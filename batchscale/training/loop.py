@@ -106,7 +106,7 @@ class Training:
         """What the user should know about network and optimizer, a line each."""
         name, lines = self.experiment.model, []
         if self.output is not None:
-            lines.append(f"{name} returns a {self.output} in training; the loss takes its logits and nothing else")
+            lines.append(f"{name} returns a {self.output}, of which the loss takes the logits and nothing else")
         without = left_out(self.model, self.optimizer)
         if without:
             lines.append(
@@ -386,7 +386,7 @@ class Training:
         )
 
     def evaluate(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
-        """Accuracy in 0-1 and mean cross-entropy of uint8 images `(n, h, w, c)`, in eval mode, over all workers.
+        """Accuracy in 0-1 and mean cross-entropy of images `(n, h, w, c)`, in eval mode, over all workers.
 
         The network is left as it was, see `network.unchanged`.
         """

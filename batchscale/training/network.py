@@ -86,9 +86,8 @@ def prepare(model: nn.Module, experiment: Experiment, data: Dataset) -> tuple[to
                 raise
             problem = error
     else:
-        raise UserError(
-            f"model {experiment.model} failed for width {experiment.width}: {failure(problem)}"
-        ) from problem
+        size = tuple(images.shape[1:])
+        raise UserError(f"model {experiment.model} failed for images of shape {size}: {failure(problem)}") from problem
     wanted = len(images), len(data.classes)
     if shape != wanted:
         raise UserError(

@@ -9,6 +9,8 @@
 # The study on CIFAR-10, smaller and on two cores:
 #   make study DATASET=cifar10 DATA_ROOT=datasets EPOCHS=5 SEEDS="0 1" SMALL="8 32" LARGE="128 512" \
 #              WORKERS=2 OUT=runs/cifar10-small
+# With other ways to train, each in a folder of its own: OPTIMIZER, MOMENTUM, WEIGHT_DECAY, AUGMENT, DECAY, MODEL, as in
+#   make study OPTIMIZER=nesterov WEIGHT_DECAY=0.0005 AUGMENT=flip DECAY=cosine OUT=runs/cosine
 # Omitted settings default to those of the study, for digits to a study that takes minutes.
 
 PYTHON ?= python3
@@ -19,7 +21,7 @@ DATASET ?= digits
 DATA_ROOT ?=
 ifeq ($(DATASET),digits)
 OUT ?= runs/quick
-WIDTH ?= 0.25
+WIDTH ?= $(if $(MODEL),,0.25)
 EPOCHS ?= 8
 SEEDS ?= 0 1
 SMALL ?= 8 16 32
@@ -35,6 +37,9 @@ study: $(VENV)/.study
 	@$(BIN)/python -m batchscale study --out "$(OUT)" --dataset "$(DATASET)" \
 	  $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(if $(TRAIN_SIZE),--train-size $(TRAIN_SIZE)) \
 	  $(if $(WIDTH),--width $(WIDTH)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(WARMUP),--warmup-epochs $(WARMUP)) \
+	  $(if $(MODEL),--model "$(MODEL)") $(if $(OPTIMIZER),--optimizer "$(OPTIMIZER)") \
+	  $(if $(MOMENTUM),--momentum $(MOMENTUM)) $(if $(WEIGHT_DECAY),--weight-decay $(WEIGHT_DECAY)) \
+	  $(if $(AUGMENT),--augment $(AUGMENT)) $(if $(DECAY),--decay $(DECAY)) \
 	  $(if $(BASE_LR),--base-lr $(BASE_LR)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) \
 	  $(if $(SMALL),--small $(SMALL)) $(if $(LARGE),--large $(LARGE))
 

@@ -29,9 +29,10 @@ import tyro
 
 from batchscale import streams
 from batchscale.errors import UserError, first_line
-from batchscale.experiment import LARGE_BATCH_SIZES, SEEDS, SMALL_BATCH_SIZES, Experiment
+from batchscale.experiment import LARGE_BATCH_SIZES, SEEDS, SMALL_BATCH_SIZES, Augment, Experiment
 from batchscale.modes import MODES, REFERENCE
 from batchscale.paths import typed
+from batchscale.schedules import Decay
 
 Folder = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
 
@@ -98,9 +99,9 @@ class Sweep(Flags):
     names: tuple[str, ...] = tuple(MODES)
     """modes of training: the study's, or names of your own"""
     small: tuple[int, ...] = SMALL_BATCH_SIZES
-    """batch sizes of baseline_small"""
+    """batch sizes of baseline_small; they may overlap those of the other modes"""
     large: tuple[int, ...] = LARGE_BATCH_SIZES
-    """batch sizes of every other mode"""
+    """batch sizes of every other mode; a run that trains as baseline_small does is trained once, as baseline_small"""
     seeds: tuple[int, ...] = SEEDS
     """all runs of the first seed come first, then those of the next"""
     workers: int = 1
@@ -143,17 +144,28 @@ class Study:
     """folder of the executed notebooks, the records and the figures"""
     dataset: str | None = None
     data_root: str | None = None
+    train_size: int | None = None
+    model: str | None = None
+    """module:callable that builds the network; give --width as well if it takes one"""
+    width: float | None = None
     small: tuple[int, ...] | None = None
     """batch sizes of the small-minibatch notebook"""
     large: tuple[int, ...] | None = None
     """batch sizes of the three large-minibatch notebooks"""
     seeds: tuple[int, ...] | None = None
     epochs: int | None = None
+    optimizer: str | None = None
+    """sgd, nesterov, adamw, or module:callable; large batches keep the linear rule of the notebooks"""
+    momentum: float | None = None
+    """momentum of SGD; β₁ of AdamW"""
+    weight_decay: float | None = None
+    augment: Augment | None = None
+    """random changes of training images"""
     base_lr: float | None = None
     reference_batch_size: int | None = None
     warmup_epochs: float | None = None
-    train_size: int | None = None
-    width: float | None = None
+    decay: Decay | None = None
+    """how the rate falls after the warm-up; the notebooks show every schedule before they train"""
     workers: int | None = None
 
     def __call__(self) -> None:
@@ -165,6 +177,8 @@ class Study:
             given["data_root"] = str(typed(self.data_root, "data_root").resolve())
         if "seeds" in given:
             given["seeds"] = list(self.seeds)
+        if "model" in given:
+            given.setdefault("width", None)  # that of the notebooks is of the study's network
         notebooks.execute(out, given, small=small, large=large)
 
 

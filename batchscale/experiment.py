@@ -49,7 +49,7 @@ class Experiment:
     batch_size: int
     """images per update, over all workers and micro-batches"""
     seed: int = 0
-    """seed of the initial weights, the order of the images, and dropout"""
+    """seed of the initial weights, the order and augmentation of the images, and dropout"""
     epochs: int = 10
     """passes over the training images"""
     base_lr: float = 0.002
@@ -63,13 +63,13 @@ class Experiment:
     warmup_epochs: float = 2.0
     """length of the warm-up in epochs; at least one update, unless it is 0"""
     decay: Decay = "none"
-    """of the rate, after the warm-up: to 0 (linear, cosine), or to a tenth at 1/3, 2/3 and 8/9 of all epochs (step)"""
+    """how the rate falls after the warm-up: to 0 (linear, cosine), or by ten at 1/3, 2/3, 8/9 of all epochs (step)"""
     optimizer: str = "sgd"
-    """sgd, nesterov, adamw (with which the usual lr_scaling is sqrt), or module:callable, as in timm.optim:Lamb"""
+    """sgd, nesterov, adamw (usual lr_scaling: sqrt, Malladi et al. 2022), or module:callable, as in timm.optim:Lamb"""
     momentum: float = 0.9
     """momentum of SGD; β₁ of AdamW, whose β₂ is 0.999"""
     weight_decay: float = 0.0
-    """L2 penalty of SGD on all parameters; of other optimizers, on weights but not on biases and norms (see README)"""
+    """on all parameters with sgd and nesterov; with other optimizers on weights, not on biases and norms"""
     dataset: str = "cifar10"
     """cifar10, digits, or module:callable for your own, as in torchvision.datasets:CIFAR100 (see README)"""
     train_size: int | None = None

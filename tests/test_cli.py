@@ -4,10 +4,13 @@ import ast
 import inspect
 import json
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
 
+import pandas as pd
 import pytest
 import synthetic
 import torch
@@ -17,6 +20,7 @@ from batchscale import cli
 from batchscale.experiment import Experiment
 from batchscale.records.record import Record
 from batchscale.records.tables import load
+from batchscale.sweeps import notebooks
 from batchscale.training import datasets
 from batchscale.training.loop import Training
 
@@ -159,6 +163,53 @@ def test_sweep_is_the_study():
     assert runs[4].warmup == "gradual"
 
 
+def test_study_hands_on_what_is_given(monkeypatch):
+    given = []
+    monkeypatch.setattr(notebooks, "execute", lambda out, parameters, **sizes: given.append((out, parameters, sizes)))
+    assert cli.main(["study", "--out", "runs/a"]) == 0
+    assert given.pop() == ("runs/a", {}, {"small": None, "large": None})
+    settings = """--dataset digits --train-size 256 --width 0.5 --seeds 0 1 --epochs 3 --optimizer adamw --momentum 0.8
+        --weight-decay 0.1 --augment flip --base-lr 0.01 --reference-batch-size 4 --warmup-epochs 1 --decay cosine
+        --workers 2"""
+    assert cli.main(["study", "--out", "runs/a", "--small", "4", "--large", "8", "16", *settings.split()]) == 0
+    parameters = {
+        **{"dataset": "digits", "train_size": 256, "width": 0.5, "seeds": [0, 1], "epochs": 3},
+        **{"optimizer": "adamw", "momentum": 0.8, "weight_decay": 0.1, "augment": "flip"},
+        **{"base_lr": 0.01, "reference_batch_size": 4, "warmup_epochs": 1, "decay": "cosine", "workers": 2},
+    }
+    assert given.pop() == ("runs/a", parameters, {"small": (4,), "large": (8, 16)})
+
+
+def test_study_of_another_network_has_its_width(monkeypatch):
+    """The notebooks' width is that of the study's network."""
+    given = []
+    monkeypatch.setattr(notebooks, "execute", lambda out, parameters, **sizes: given.append(parameters))
+    assert cli.main(["study", "--out", "a", "--model", "networks:Net"]) == 0
+    assert cli.main(["study", "--out", "a", "--model", "networks:Net", "--width", "2"]) == 0
+    assert given == [{"model": "networks:Net", "width": width} for width in (None, 2)]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
+    ("variables", "settings"),
+    [
+        (
+            "OPTIMIZER=adamw MOMENTUM=0 WEIGHT_DECAY=0.1 AUGMENT=flip-crop DECAY=step",
+            {"optimizer": "adamw", "momentum": 0, "weight_decay": 0.1, "augment": "flip-crop", "decay": "step"},
+        ),
+        ("", {"model": None, "width": 0.25, "optimizer": None, "momentum": None, "decay": None}),
+        ("MODEL=networks:Net", {"model": "networks:Net", "width": None}),
+        ("MODEL=networks:Net WIDTH=2", {"model": "networks:Net", "width": 2}),
+    ],
+)
+def test_make_study_hands_on_what_is_given(variables, settings):
+    command = ["make", "-n", "-o", ".venv/.study", "study", *variables.split()]
+    shown = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in shown.replace("\\\n", " ").splitlines() if "-m batchscale" in line]
+    study = cli._parse(shlex.split(line)[3:])
+    assert {name: getattr(study, name) for name in settings} == settings
+
+
 def test_shards_of_a_sweep_are_the_sweep():
     sweep = ["sweep", "--small", "2", "4", "--large", "128", "--seeds", "0", "1"]
     shards = [commanded(*sweep, "--shard", f"{i}/3", "--workers", "2") for i in (1, 2, 3)]
@@ -196,9 +247,10 @@ def test_errors_are_one_line(tmp_path, capsys, arguments, message):
 
 def test_the_same_numbers_from_a_study_name(tmp_path):
     """A run is what its settings are, not what it is called."""
-    sizes = ["--small", "64", "--large", "64"]
-    assert cli.main(["sweep", *sizes, "--data-dir", str(tmp_path), *TINY]) == 0
-    table = load(tmp_path).pivot_table("test_loss", "epoch", "experiment")
+    for names in (["baseline_small"], ["baseline_large", "scaled_lr"]):  # in one folder they would be one run
+        command = ["sweep", "--names", *names, "--small", "64", "--large", "64", *TINY]
+        assert cli.main([*command, "--data-dir", str(tmp_path / names[0])]) == 0
+    table = pd.concat(map(load, tmp_path.iterdir())).pivot_table("test_loss", "epoch", "experiment")
     assert (table["baseline_small"] == table["baseline_large"]).all()
     assert (table["scaled_lr"] != table["baseline_large"]).any()
 

@@ -80,6 +80,8 @@ def small(command: str) -> str:
         return command
     if "my_models" in command:
         return f"{command} --epochs 1 --warmup-epochs 1"
+    if "resnet18" in command:
+        return f"{command} --epochs 1 --warmup-epochs 1 --train-size 256"
     if " train " in command:
         return f"{command} {SMALL}"
     if " sweep " in command:  # the engine of a Ray cluster is tested in test_ray.py

@@ -26,11 +26,19 @@ from batchscale.modes import MODES
 from batchscale.records import digest, figures
 from batchscale.records.tables import load
 from batchscale.sweeps import notebooks
+from batchscale.training import datasets
 
 TINY = {"dataset": "digits", "width": 0.1, "train_size": 256, "epochs": 2, "warmup_epochs": 1}
 ONE_RUN = {"batch_sizes": [64], "seeds": [0], **TINY}
 PARAMETERS = {"data_dir", "dataset", "data_root", "batch_sizes", "seeds", "epochs", "base_lr", "reference_batch_size"}
 PARAMETERS |= {"warmup_epochs", "train_size", "width", "workers"}
+SETTINGS = {  # parameters that are fields of every experiment, none of them with its default
+    **{"dataset": "digits", "train_size": 256, "model": "networks:Net", "width": 1.0, "epochs": 2},
+    **{"optimizer": "adamw", "momentum": 0.8, "weight_decay": 0.1, "augment": "flip"},
+    **{"base_lr": 0.001, "reference_batch_size": 4, "warmup_epochs": 1.0, "decay": "cosine"},
+}
+PARAMETERS |= set(SETTINGS)
+OTHERWISE = {"optimizer": "adamw", "weight_decay": 0.1, "augment": "flip", "decay": "cosine"}
 
 
 def read(name: str) -> nbformat.NotebookNode:
@@ -58,7 +66,7 @@ def test_parameters_are_the_studys_defaults(name):
     values = defaults(notebook)
     assert set(values) >= PARAMETERS
     study = Experiment(batch_size=1)
-    for field in ("epochs", "base_lr", "reference_batch_size", "warmup_epochs", "dataset", "train_size", "width"):
+    for field in SETTINGS:
         assert values[field] == getattr(study, field), field
     assert tuple(values["seeds"]) == SEEDS
     sizes = SMALL_BATCH_SIZES if name == "baseline_small_minibatch" else LARGE_BATCH_SIZES
@@ -96,6 +104,42 @@ def test_the_rule_of_the_mode(name):
         for seed in scope["seeds"]
         for size in (SMALL_BATCH_SIZES if mode == "baseline_small" else LARGE_BATCH_SIZES)
     ]
+
+
+@pytest.mark.parametrize("name", notebooks.TRAINING)
+def test_every_setting_is_handed_on(name):
+    assert not [field for field, value in SETTINGS.items() if value == getattr(Experiment(batch_size=1), field)]
+    scope = {"sweeps": sweeps, **defaults(read(name)), **SETTINGS}
+    exec(cells(read(name))["experiments"].source, scope)
+    for run in scope["experiments"]:
+        assert {field: getattr(run, field) for field in SETTINGS} == SETTINGS
+
+
+@pytest.mark.parametrize("name", notebooks.TRAINING)
+def test_from_parameters_to_results_with_another_optimizer_and_decay(tmp_path, name):
+    """The cells one after another in this process; another test has papermill run them."""
+    notebook = cells(read(name))
+    scope = {"sweeps": sweeps, "datasets": datasets, "digest": digest, "figures": figures, "plots": plots, "plt": plt}
+    exec(notebook["parameters"].source, scope)
+    scope |= {**TINY, **OTHERWISE, "batch_sizes": [8, 64], "seeds": [0], "data_dir": tmp_path}
+    for key in ("experiments", "images", "schedules", "train", "table", "figure"):
+        exec(notebook[key].source, scope)
+        if key == "schedules":
+            (ax,) = plt.gcf().axes
+            drawn = {line.get_label(): line.get_xydata() for line in ax.get_lines()}
+    records = scope["records"]
+    assert records["batch_size"].tolist() == [8, 8, 64, 64]
+    for run in scope["experiments"]:
+        assert {field: getattr(run, field) for field in OTHERWISE} == OTHERWISE
+        line = drawn["B = 8, 64" if run.lr_scaling == "none" else f"B = {run.batch_size}"]
+        rows = records[records["batch_size"] == run.batch_size]
+        assert rows["learning_rate"].tolist() == [
+            run.learning_rate(256 // run.batch_size * end - 1, 256 // run.batch_size) for end in (1, 2)
+        ]
+        if run.batch_size == 8 or run.lr_scaling != "none":  # the line of several is that of the smallest
+            assert line[-1].tolist() == pytest.approx([2 - run.batch_size / 256, rows["learning_rate"].iloc[-1]])
+    assert len(plt.gcf().axes) == 2  # accuracy and generalization error; the rate has a figure of its own
+    plt.close("all")
 
 
 def test_a_single_batch_size_and_seed_may_be_a_number():
@@ -139,7 +183,7 @@ def test_notebooks_differ_in_a_few_lines():
     first, *others = (cells(read(name)) for name in notebooks.TRAINING)
     for other in others:
         assert list(other) == list(first)
-        for key in ("setup", "directories", "images", "train", "table"):
+        for key in ("setup", "directories", "images", "rates", "schedules", "train", "table"):
             assert other[key].source == first[key].source, key
         for key in ("parameters", "experiments", "figure"):
             pairs = zip(other[key].source.splitlines(), first[key].source.splitlines(), strict=True)
@@ -222,15 +266,23 @@ def test_from_below_the_project(tmp_path):
 
 def test_recorded_runs_are_shown_without_images(tmp_path):
     """The committed records of CIFAR-10 can be looked at where there are no images, and no download is tried."""
-    name = notebooks.TRAINING[0]
-    small = {"data_dir": str(tmp_path / "data"), **ONE_RUN}
-    papermill(PROJECT / f"{name}.ipynb", tmp_path / "first.ipynb", PROJECT, **small)
+    name = notebooks.TRAINING[3]
+    small = {"data_dir": str(tmp_path / "data"), **ONE_RUN, **OTHERWISE, "train_size": None}
+    first = papermill(PROJECT / f"{name}.ipynb", tmp_path / "first.ipynb", PROJECT, **small)
     for path in (tmp_path / "data").glob("*.json"):  # as if they had been trained on CIFAR-10
         path.write_text(path.read_text().replace('"digits"', '"cifar10"'))
     small |= {"dataset": "cifar10", "data_root": str(tmp_path / "nothing here")}
     executed = papermill(PROJECT / f"{name}.ipynb", tmp_path / "second.ipynb", PROJECT, **small)
     assert "All of these runs are recorded already; there are no images here, and none are needed." in text(executed)
     assert not (tmp_path / "nothing here").exists()
+    assert set(load(tmp_path / "data")["updates"]) == {23, 46}  # of 1500 images
+    noted = json.loads((tmp_path / "data" / "gradual_warmup_scaled_lr_bs64_seed0.json").read_text())["experiment"]
+    assert {field: noted[field] for field in OTHERWISE} == OTHERWISE
+    schedules = [
+        [output.data["image/png"] for output in cells(notebook)["schedules"].outputs] for notebook in (first, executed)
+    ]
+    assert len(schedules[0]) == 1
+    assert schedules[1] == schedules[0]  # the records say how many updates an epoch has
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from batchscale.analysis.reasons import WORDING, Reason
 from batchscale.analysis.tables import Beginning
 from batchscale.analysis.threshold import Threshold
 from batchscale.analysis.words import images
+from batchscale.experiment import Experiment
 from batchscale.modes import MODES, Mode
 from batchscale.records import figures
 from batchscale.records.study import Study
@@ -82,6 +83,94 @@ def test_against_epoch_is_darker_for_larger_batches():
     assert drawn(ax)["B = 8"] == [[1, 2], [0.4, pytest.approx(0.67)]]
     luminance = [mpl.colors.rgb_to_hsv(line.get_color()[:3])[2] for line in ax.get_lines()]
     assert luminance == sorted(luminance, reverse=True)
+
+
+SCALED = {"name": "scaled_lr", "lr_scaling": "linear", "base_lr": 0.1}
+WARMED = {**SCALED, "name": "gradual_warmup_scaled_lr", "warmup": "gradual"}
+
+
+def scheduled(*experiments: Experiment, train_images: float | None = 640):
+    _, ax = plt.subplots()
+    plots.schedules(ax, experiments, train_images)
+    return ax, {label: list(zip(*points, strict=True)) for label, points in drawn(ax).items()}
+
+
+def test_schedules_have_every_corner():
+    """Of 640 images: 10 updates per epoch at B = 64, 40 at 16. All updates are there, up to 100 between two corners."""
+    ax, lines = scheduled(*(Experiment(batch_size=size, epochs=4, decay="linear", **WARMED) for size in (64, 16)))
+    assert list(lines) == ["B = 16", "B = 64"]
+    assert [(len(line), line[0]) for line in lines.values()] == [(160, (0, 0.1)), (40, (0, 0.1))]
+    wanted = {0.1: 0.135, 1: 0.45, 2: 0.8, 2.1: 0.76, 3.9: 0.04}  # 0.1 + 0.7·t/20 up to t = 20, then 0.8·(40 − t)/20
+    assert {x: dict(lines["B = 64"])[x] for x in wanted} == pytest.approx(wanted)
+    wanted = {0.025: 0.10125, 2: 0.2, 2.025: 0.1975, 3.975: 0.0025}  # 0.1 + 0.1·t/80 up to t = 80
+    assert {x: dict(lines["B = 16"])[x] for x in wanted} == pytest.approx(wanted)
+    assert [line.get_drawstyle() for line in ax.get_lines()] == ["steps-post"] * 2
+    assert ax.get_yscale() == "log"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("completed epochs", "learning rate")
+    colours = [line.get_color().tolist() for line in ax.get_lines()]
+    assert colours == [shade.tolist() for shade in plots._shades([16, 64]).values()]
+
+
+def test_schedules_of_very_many_updates_have_every_corner():
+    """320 000 updates of two images each; a constant warm-up, then steps at 1/3, 2/3 and 8/9 of them."""
+    steps = {"epochs": 100, "decay": "step", "reference_batch_size": 1, "warmup": "constant", "warmup_epochs": 2.5}
+    ax, lines = scheduled(Experiment(batch_size=2, **SCALED, **steps), train_images=6400)
+    (line,) = lines.values()
+    assert 300 < len(line) <= 510
+    found = {round(3200 * x): rate for x, rate in line}
+    corners = {7999: 0.1, 8000: 0.2, 106_666: 0.2, 106_667: 0.02, 213_333: 0.02, 213_334: 0.002, 284_444: 0.002}
+    corners |= {0: 0.1, 284_445: 0.0002, 319_999: 0.0002}
+    assert {update: found.get(update) for update in corners} == pytest.approx(corners)
+    assert ax.get_lines()[0].get_drawstyle() == "default"
+    low, high = ax.get_ylim()
+    assert low < 0.0002 < 0.2 < high
+
+
+def test_equal_schedules_are_one_line():
+    """At the base rate all are; the rule acts above the reference batch size, 8. Seeds do not matter."""
+    sizes = (2, 4, 8, 16, 32)
+    ax, lines = scheduled(*(Experiment(batch_size=size, seed=seed) for seed in (0, 1) for size in sizes))
+    assert list(lines) == ["B = 2–32"]
+    assert {rate for _, rate in lines["B = 2–32"]} == {0.002}
+    assert ax.get_yscale() == "linear"
+    assert ax.get_ylim() == (0, pytest.approx(0.0022))
+    assert ax.get_lines()[0].get_color().tolist() == plots._shades(sizes)[8].tolist()
+    assert list(scheduled(*(Experiment(batch_size=size) for size in (128, 256)))[1]) == ["B = 128, 256"]
+    for decay in ("none", "linear", "cosine", "step"):
+        ax, lines = scheduled(*(Experiment(batch_size=size, decay=decay, **WARMED) for size in sizes))
+        assert list(lines) == ["B = 2–8", "B = 16", "B = 32"]
+        assert len(lines["B = 2–8"]) > len(lines["B = 32"])
+    plots.batch_size_legend(ax)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["B = 32", "B = 16", "B = 2–8"]
+
+
+def test_the_way_to_zero_does_not_hide_the_schedules():
+    ax, _ = scheduled(*(Experiment(batch_size=size, decay="cosine") for size in (2, 8)), train_images=50_000)
+    assert ax.get_yscale() == "linear"
+    experiments = [Experiment(batch_size=size, decay="cosine", **WARMED) for size in (128, 8192)]
+    ax, lines = scheduled(*experiments, train_images=50_000)
+    assert lines["B = 128"][-1] == (pytest.approx(10 - 1 / 390), experiments[0].learning_rate(3899, 390))
+    assert lines["B = 128"][-1][1] < ax.get_ylim()[0] == pytest.approx(0.01)
+    assert lines["B = 128"][0] == (0, 0.1)
+
+
+def test_schedules_of_a_part_of_the_images_or_without_updates():
+    _, lines = scheduled(Experiment(batch_size=64, train_size=256, epochs=1), train_images=1500)
+    assert [x for x, _ in lines["B = 64"]] == [0, 0.25, 0.5, 0.75]
+    ax, lines = scheduled(*(Experiment(batch_size=size, epochs=1) for size in (1500, 1501)), train_images=1500)
+    assert list(lines) == ["B = 1500"]  # a larger minibatch has no update, as training will say
+    assert ax.get_lines()[0].get_marker() == "o"
+    for available, reason in ((10, "no updates"), (np.nan, "number of training images unknown")):
+        ax, lines = scheduled(Experiment(batch_size=64), train_images=available)
+        assert (lines, texts(ax)) == ({}, [reason])
+        plots.batch_size_legend(ax)
+        assert ax.get_legend() is None
+
+
+def test_of_very_many_schedules_some_are_drawn():
+    ax, lines = scheduled(*(Experiment(batch_size=size, epochs=1, **SCALED) for size in range(9, 309)))
+    assert len(lines) == 16
+    assert ax.get_xlabel() == "completed epochs (16 of 300 schedules)"
 
 
 def test_threshold_line():

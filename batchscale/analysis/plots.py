@@ -11,6 +11,7 @@ marker. Batch sizes are on a log₂ axis; in figures of one mode they run from l
 say so.
 """
 
+import itertools
 import math
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -32,7 +33,9 @@ from batchscale.analysis.reasons import together
 from batchscale.analysis.tables import over_seeds
 from batchscale.analysis.threshold import Threshold
 from batchscale.analysis.words import MOST, images, number, spread, verdict_size
+from batchscale.experiment import Experiment
 from batchscale.modes import MODES, Mode
+from batchscale.schedules import STEPS
 
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "p", "D", "h", "P", "*")  # triangles and crosses mark runs that missed the target
@@ -160,7 +163,7 @@ def against_epoch(ax: Axes, epochs: pd.DataFrame, column: str, batch_sizes: Sequ
         _nothing(ax, "not recorded" if own else "no runs")
     else:
         ax.xaxis.get_major_locator().set_params(integer=True)
-    shades = dict(zip(sizes, plt.get_cmap("viridis_r")(np.linspace(0.2, 1, len(sizes))), strict=True))
+    shades = _shades(sizes)
     for size, table in over_seeds(epochs, column, by=("batch_size", across)).groupby("batch_size"):
         marker = "o" if len(table) == 1 else None
         ax.plot(table[across], table["mean"], color=shades[size], marker=marker, label=f"B = {size}")
@@ -169,8 +172,86 @@ def against_epoch(ax: Axes, epochs: pd.DataFrame, column: str, batch_sizes: Sequ
     _value_axis(ax, column)
 
 
+def schedules(ax: Axes, experiments: Iterable[Experiment], train_images: float | None) -> None:
+    """The learning rate of every update of the runs of one mode, against completed epochs: one line per schedule, named
+    by its batch sizes, from light to dark. The seed has no part in it.
+
+    Update t is at t/u epochs, with u updates per epoch. Batch sizes share a line if their rates would be equal with
+    equally many updates per epoch. A line has some 500 points at most and shows every corner exactly; where it shows
+    every update, it has steps. The axis is logarithmic if rates differ by more than a factor of 4. A linear or cosine
+    decay then leaves it at the bottom, since its way to 0 does not count as a difference.
+
+    Args:
+        experiments: with the same epochs and images, in any order. Where the images do not suffice for an update, there
+            is no line.
+        train_images: size of the training set, of which `train_size` may use a part. None or NaN: unknown; the axes say
+            so.
+    """
+    by_size = {each.batch_size: each for each in sorted(experiments, key=lambda each: each.batch_size)}
+    known = train_images is not None and math.isfinite(train_images)
+    lines: dict[tuple, list[Experiment]] = {}
+    for each in by_size.values():
+        if known and _updates_per_epoch(each, train_images):
+            lines.setdefault(tuple(_schedule(each, 1000)[1]), []).append(each)
+    if not lines:
+        _nothing(ax, "no updates" if known else "number of training images unknown")
+        return
+    drawn, shades, levels = spread(list(lines.values())), _shades(by_size), []
+    for alike in drawn:
+        first, middle, per_epoch = alike[0], alike[len(alike) // 2], _updates_per_epoch(alike[0], train_images)
+        updates, rates = _schedule(first, per_epoch)
+        label = f"B = {_listed([each.batch_size for each in alike], list(by_size))}"
+        is_whole = len(updates) == first.epochs * per_epoch
+        style = {"drawstyle": "steps-post" if is_whole else "default", "marker": "o" if len(updates) == 1 else None}
+        ax.plot(updates / per_epoch, rates, color=shades[middle.batch_size], label=label, **style)
+        levels += rates if first.decay in ("none", "step") else rates[: rates.index(max(rates)) + 1]
+    part = f" ({len(drawn)} of {len(lines)} schedules)" if len(drawn) < len(lines) else ""
+    ax.set_xlabel(f"completed epochs{part}")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_ylabel(COLUMN_LABELS["learning_rate"])
+    low, high = min(levels), max(levels)
+    if high > 4 * low:
+        ax.set_yscale("log")
+        falls = any(each.decay in ("linear", "cosine") for each in by_size.values())
+        ax.set_ylim(low / (10 if falls else 1.5), 1.5 * high)
+        _few_numbers(ax.yaxis, ax.get_ylim())
+    else:
+        ax.set_ylim(0, 1.1 * high)
+        _few_numbers(ax.yaxis, (low, high))
+
+
+def _updates_per_epoch(experiment: Experiment, train_images: float) -> int:
+    return int(min(train_images, experiment.train_size or train_images)) // experiment.batch_size
+
+
+def _schedule(experiment: Experiment, updates_per_epoch: int) -> tuple[np.ndarray, list[float]]:
+    """Updates of a run in order, and the rate of each: those before and at every corner, and up to 100 between two."""
+    total = experiment.epochs * updates_per_epoch
+    corners = [1, round(experiment.warmup_epochs * updates_per_epoch)]
+    corners += [-(-part * total // whole) for part, whole in STEPS]
+    kept = sorted({min(max(update, 0), total - 1) for end in (*corners, total) for update in (end - 1, end)})
+    between = [np.linspace(*ends, 100).round().astype(int) for ends in itertools.pairwise(kept)]
+    updates = np.unique(np.concatenate([kept, *between]))
+    return updates, [experiment.learning_rate(int(update), updates_per_epoch) for update in updates]
+
+
+def _listed(sizes: list[int], among: list[int]) -> str:
+    """A range, of three or more that follow one another among all of them."""
+    start = among.index(sizes[0])
+    if len(sizes) > 2 and sizes == among[start : start + len(sizes)]:
+        return f"{sizes[0]}–{sizes[-1]}"
+    return ", ".join(map(str, sizes))
+
+
+def _shades(batch_sizes: Iterable[int]) -> dict[int, np.ndarray]:
+    """A colour for each batch size, from light to dark."""
+    sizes = sorted(set(batch_sizes))
+    return dict(zip(sizes, plt.get_cmap("viridis_r")(np.linspace(0.2, 1, len(sizes))), strict=True))
+
+
 def batch_size_legend(ax: Axes) -> None:
-    """Name the lines of `against_epoch` beside the axes, the largest batch size on top; nothing without lines."""
+    """Name the lines of `against_epoch` or `schedules` beside the axes, the largest batch size on top; nothing without
+    lines."""
     handles, labels = ax.get_legend_handles_labels()
     named = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label.startswith("B = ")]
     if named:
@@ -512,7 +593,8 @@ def projection(ax: Axes, mode: ModeProjection | None, names: Iterable[str] = ())
 
 
 def image_grid(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], columns: int = 10) -> Figure:
-    """The first two images of each class: uint8 `(n, h, w, c)`, with c = 1 or 3, and integers `(n,)`."""
+    """The first two images of each class: uint8 or floats in 0-1 `(n, h, w, c)`, and integers `(n,)`. Without three
+    channels the first is shown."""
     chosen = [np.flatnonzero(labels == number)[:2] for number in range(min(columns, len(classes)))]
     figure, axes = plt.subplots(2, len(chosen), figsize=(len(chosen), 2.4), squeeze=False)
     for column, places in enumerate(chosen):
@@ -540,7 +622,7 @@ def _target(value: float | None) -> str:
 
 
 def _few_numbers(axis: Axis, limits: tuple[float, float]) -> None:
-    """Plain numbers on a logarithmic axis. Within a power of ten, 1-2-5 may leave a single one."""
+    """Plain numbers on an axis, logarithmic or not. Within a power of ten, 1-2-5 may leave a single one."""
     wide = limits[1] > 10 * limits[0]
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5))
     axis.set_minor_locator(LogLocator(subs="auto") if wide else NullLocator())

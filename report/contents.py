@@ -8,6 +8,7 @@ report's order, and the tables are made.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -34,21 +35,26 @@ from batchscale.records.study import RUN, Study
 NOT_RECORDED = "not recorded"
 _MODES_ABREAST = 5  # in the table of accuracies; more go into a further one
 # What the table of settings shows, from the content of a sidecar. A KeyError there is a sidecar of an older version.
+# None is a setting that this run does not have.
 _FACTS: dict[str, Callable[[dict], object]] = {
     "data set": lambda sidecar: sidecar["experiment"]["dataset"],
     "training images": lambda sidecar: sidecar["train_images"],
     "test images": lambda sidecar: sidecar["test_images"],
+    "augmentation": lambda sidecar: sentences.AUGMENTATIONS.get(_setting(sidecar, "augment")),
     "network": lambda sidecar: sidecar["experiment"]["model"],
     "width": lambda sidecar: sidecar["experiment"]["width"],
     "parameters": lambda sidecar: sidecar["parameters"],
     "base learning rate": lambda sidecar: sidecar["experiment"]["base_lr"],
     "reference batch size": lambda sidecar: sidecar["experiment"]["reference_batch_size"],
-    "momentum": lambda sidecar: sidecar["experiment"]["momentum"],
+    "decay of the rate": lambda sidecar: None if (decay := _setting(sidecar, "decay")) == "none" else decay,
+    "optimizer": lambda sidecar: None if _setting(sidecar, "optimizer") == "sgd" else _optimizer(sidecar),
+    "momentum": lambda sidecar: sidecar["experiment"]["momentum"] if _setting(sidecar, "optimizer") == "sgd" else None,
     "weight decay": lambda sidecar: sidecar["experiment"]["weight_decay"],
     "precision": lambda sidecar: sidecar["experiment"]["precision"],
     "PyTorch": lambda sidecar: sidecar["versions"]["torch"],
     "device": lambda sidecar: f"{sidecar['device']['name']} ({sidecar['device']['type']})",
 }
+_ONLY_WHERE_ANY = ("augmentation", "decay of the rate", "optimizer", "momentum")  # of these runs has one
 
 
 def contents(found: Findings) -> dict:
@@ -71,7 +77,7 @@ def contents(found: Findings) -> dict:
             *sentences.critical_batch_sizes(found),
         ],
         "provenance": _provenance(study, facts),
-        "settings": [[name, _shown(values)] for name, values in facts.items()] if study.sidecars else [],
+        "settings": _settings(facts) if study.sidecars else [],
         "modes": [_mode(mode, study) for mode in study.modes.values()],
         "threshold": sentences.threshold(found.threshold),
         "accuracy": accuracies or ["No larger minibatches are recorded."],
@@ -89,6 +95,8 @@ def contents(found: Findings) -> dict:
         "target": None if found.target is None else goal(found.target),
         "target_reason": None if found.to_target.reason is None else sentence(str(found.to_target.reason)),
         "study": _study(),
+        "optimizer": _trained_by(study),
+        "decay": study.setting("decay"),
     }
 
 
@@ -147,6 +155,15 @@ def several_targets(at: Iterable[ToTarget], study: Study) -> list[list[str]]:
     return rows
 
 
+def _setting(sidecar: dict, field: str):
+    """A field of the experiment, with the default that stands for what was done before there was such a field."""
+    return sidecar["experiment"].get(field, getattr(Experiment, field))
+
+
+def _optimizer(sidecar: dict) -> str:
+    return sentences.optimizer(*(_setting(sidecar, field) for field in ("optimizer", "momentum")))
+
+
 def _values(study: Study, of: Callable[[dict], object]) -> Counter:
     """The values of a fact, as text, with the number of runs that have it."""
     values = Counter()
@@ -158,6 +175,10 @@ def _values(study: Study, of: Callable[[dict], object]) -> Counter:
         if value is not None:
             values[exact(value)] += 1
     return values
+
+
+def _settings(facts: dict[str, Counter]) -> list[list[str]]:
+    return [[name, _shown(values)] for name, values in facts.items() if values or name not in _ONLY_WHERE_ANY]
 
 
 def _shown(values: Counter) -> str:
@@ -237,10 +258,18 @@ def _open(mode: ModeFindings) -> list[str] | None:
     return [mode.mode.label, f"{'; '.join(said)}."] if said else None
 
 
+def _trained_by(study: Study) -> str:
+    """The optimizer in the description of the method; where the records do not say, that of the study's defaults."""
+    name, momentum, whose = study.setting("optimizer"), study.setting("momentum"), ""
+    if name is None:
+        name, momentum, whose = Experiment.optimizer, Experiment.momentum, " in the study"
+    return re.sub("^SGD ", "stochastic gradient descent ", sentences.optimizer(name, momentum)) + whose
+
+
 def _study() -> dict[str, str]:
     """The study's defaults, for the description of the method."""
     default = Experiment(batch_size=1)
-    fields = ("base_lr", "reference_batch_size", "momentum", "epochs", "warmup_epochs")
+    fields = ("base_lr", "reference_batch_size", "epochs", "warmup_epochs")
     ranges = {"small": SMALL_BATCH_SIZES, "large": LARGE_BATCH_SIZES}
     return (
         {field: number(getattr(default, field)) for field in fields}

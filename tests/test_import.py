@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchscale import cli
+from batchscale.analysis import sentences
 from batchscale.errors import UserError
 from batchscale.records import Study
 from batchscale.records.imports import Choices, plan
@@ -441,6 +442,17 @@ def test_shown_and_then_written(tmp_path, capsys):
     written = (folder / "baseline_small_bs128_seed0.csv").read_text()
     assert written.splitlines()[0] == "batch_size,epoch,accuracy,experiment,seed,train_accuracy,train_loss,test_loss"
     assert "128,1,0.25,baseline_small,0,0.125,2.25,2.125" in written
+
+
+def test_an_import_claims_no_settings(tmp_path):
+    """Nor does the log that names some: nothing checks what its words mean."""
+    log = put(tmp_path / "log.csv", "batch_size,epoch,accuracy,optimizer,decay,seed\n64,1,0.5,adamw,cosine,0\n")
+    assert cli.main(["import", str(log), "--to", str(tmp_path / "out"), "--name", "mine"]) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine_bs64_seed0.csv"]
+    study = Study.load(tmp_path / "out")
+    assert study.settings == {}
+    assert study.setting("optimizer") is study.setting("decay") is study.setting("augment") is None
+    assert sentences.settings(study) == "settings not recorded: these CSVs have no sidecars"
 
 
 def test_nothing_is_overwritten_and_nothing_written_beside_it(tmp_path, capsys):

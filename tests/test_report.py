@@ -150,6 +150,8 @@ CASES = {
         lambda folder: write(SMALL, folder, list(STUDY_COLUMNS)),
         [
             "on a data set that is not recorded, with",
+            "by stochastic gradient descent with momentum 0.9 in the study, on the mean cross-entropy",
+            "of which the study has 2. After that, the study keeps the rate constant.",
             "Some records have no column updates",
             "are not recorded",
             "The gradient noise scale was not measured",
@@ -249,6 +251,82 @@ def test_it_says_what_it_was_built_from(whole):
     for fact in ("2.9.0", "A100 (cuda)", "cifar10", "5\u202f852\u202f170", "0.002", "gradual warm-up of 2 epochs"):
         assert fact in words or fact.replace("\u202f", " ") in words, fact
     assert digest(whole.parent.parent / "some records") in words
+
+
+PLAIN = [
+    *("data set", "training images", "test images", "network", "width", "parameters", "base learning rate"),
+    *("reference batch size", "momentum", "weight decay", "precision", "PyTorch", "device"),
+]
+
+
+def test_the_usual_settings_need_no_words(whole):
+    """Nor do sidecars from before there was another optimizer, a decay or an augmentation."""
+    said = json.loads((whole.parent / "report.json").read_text(encoding="utf-8"))
+    assert [name for name, _ in said["settings"]] == PLAIN
+    assert dict(said["settings"])["momentum"] == "0.9"
+    words = text(whole)
+    assert "data set of that shape, by stochastic gradient descent with momentum 0.9, on the mean cross-" in words
+    assert "of which the study has 2. After that, the rate is constant. 2.3" in words
+    table = SMALL[SMALL["experiment"] == "scaled_lr"]
+    older = [sidecar(name="scaled_lr", batch_size=size, seed=seed) for size in (128, 1024) for seed in (0, 1)]
+    newer = said_of(table, older)
+    for content in older:
+        for field in ("optimizer", "decay", "augment"):
+            del content["experiment"][field]
+    assert said_of(table, older) == newer
+    assert newer["settings"] == [[name, dict(newer["settings"])[name]] for name in PLAIN]
+    assert newer["provenance"] == ["The sidecars of all runs agree on these settings."]
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "method"),
+    [
+        (
+            {"optimizer": "adamw", "decay": "cosine", "augment": "flip-crop", "weight_decay": 0.01},
+            {
+                "optimizer": "AdamW with β₁ = 0.9",
+                "weight decay": "0.01",
+                "decay of the rate": "cosine",
+                "augmentation": "random flips and crops",
+            },
+            ["by AdamW with β₁ = 0.9, on the mean", "After that, the rate decays. Under every rule,", "updates in all"],
+        ),
+        (
+            {"optimizer": "timm.optim:Lamb", "decay": "step"},
+            {"optimizer": "timm.optim:Lamb", "decay of the rate": "step"},
+            ["by timm.optim:Lamb, on the mean cross-entropy", "of all epochs are over, as in"],
+        ),
+        (
+            {"optimizer": "nesterov", "momentum": 0.95, "augment": "flip"},
+            {"optimizer": "SGD with Nesterov momentum 0.95", "augmentation": "random flips"},
+            ["by stochastic gradient descent with Nesterov momentum 0.95, on the mean", "the rate is constant."],
+        ),
+        (
+            {"momentum": 0.0, "decay": "linear"},
+            {"momentum": "0", "decay of the rate": "linear"},
+            ["by stochastic gradient descent without momentum, on the mean", "the rate decays.", "updates in all."],
+        ),
+    ],
+    ids=["adamw", "own", "nesterov", "decay"],
+)
+def test_other_settings_are_in_the_method_and_the_table(settings, rows, method, tmp_path):
+    data, source = write(SMALL, tmp_path / "data"), tmp_path / "source"
+    source.mkdir()
+    put(
+        data,
+        *(sidecar(name=n, batch_size=b, seed=s, **settings) for n, b, s in set(SMALL[RUN].itertuples(index=False))),
+    )
+    source = build.prepare(data, source)
+    shown = dict(json.loads((source.parent / "report.json").read_text(encoding="utf-8"))["settings"])
+    new = ("optimizer", "decay of the rate", "augmentation")
+    assert {name: value for name, value in shown.items() if name in new or name in rows} == rows
+    assert ("momentum" in shown) == ("optimizer" not in settings)
+    assert pages(source) <= 8
+    words = text(source)
+    for phrase in method:
+        assert phrase in words
+    assert words.count("the rate is constant") == ("decay" not in settings)
+    assert not re.search(r"\b(nan|None|inf)\b", words)
 
 
 @pytest.mark.parametrize("case", CASES)

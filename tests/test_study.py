@@ -436,6 +436,76 @@ class TestGroups:
         assert found.modes["mine"].mode.lr_scaling == "linear"
         assert str(found.remarks[0]).startswith("15 runs left out, because settings differ: dataset is digits")
 
+    def decaying(self, lengths) -> Study:
+        """Runs with a linear decay over these epochs, by `lengths(name, batch_size, seed)`."""
+        beside = sidecars(EPOCHS, decay="linear")
+        for content in beside:
+            experiment = content["experiment"]
+            experiment["epochs"] = lengths(experiment["name"], experiment["batch_size"], experiment["seed"])
+        return Study.of(EPOCHS, sidecars=beside)
+
+    def test_the_length_of_a_decay_belongs_to_the_rule(self):
+        study = self.decaying(lambda name, size, seed: 20 if (name, seed) == ("scaled_lr", 0) else 10)
+        first, second = study.groups()
+        assert keys(second) == [("scaled_lr", size, 0) for size in (128, 512, 2048)]
+        assert keys(first) == [run for run in keys(study) if run not in keys(second)]
+        assert said(study)[0] == (
+            "3 runs of scaled_lr left out, because the rule differs: decay is linear over 20 epochs instead of linear "
+            "over 10 epochs"
+        )
+        found = analyse(study)
+        assert found.modes["scaled_lr"].mode.phrase == "the linear rule without warm-up"
+        assert set(found.finals.query("experiment == 'scaled_lr'")["seed"]) == {1, 2}
+
+    def test_decays_may_differ_in_length_between_modes_and_batch_sizes(self):
+        lengths = {8: 3, 32: 5, 128: 10, 512: 20, 2048: 40}
+        assert len(self.decaying(lambda name, size, seed: lengths[size] + (name == WARM)).groups()) == 1
+        # Here seed 1 alone has 10 epochs at 8 and 512, where the others have 3 and 20.
+        study = self.decaying(lambda name, size, seed: 10 if seed == 1 and size in (8, 512) else lengths[size])
+        by_mode = [[("baseline_large", 512, 1)], [("baseline_small", 8, 1)], [(WARM, 512, 1)], [("scaled_lr", 512, 1)]]
+        assert sorted(keys(group) for group in study.groups()[1:]) == by_mode
+        words = (
+            "1 run of {} left out, because the rule differs: decay is linear over 10 epochs instead of linear over {}"
+        )
+        assert sorted(said(study)[:4]) == [
+            words.format("baseline_large", "20 epochs"),
+            words.format("baseline_small", "3 epochs"),
+            words.format(WARM, "20 epochs"),
+            words.format("scaled_lr", "20 epochs"),
+        ]
+
+    def test_one_remark_names_the_runs_of_a_mode_with_another_length(self):
+        lengths = {8: 10, 32: 10, 128: 1, 512: 20, 2048: 30}
+        study = self.decaying(lambda name, size, seed: 40 if (name, seed) == ("scaled_lr", 2) else lengths[size])
+        assert said(study)[0] == (
+            "3 runs of scaled_lr left out, because the rule differs: decay is linear over 40 epochs instead of linear "
+            "over 1, 20 or 30 epochs"
+        )
+
+    def test_without_a_decay_runs_of_another_length_are_as_they_were(self):
+        study = self.decaying(lambda name, size, seed: 20 if seed == 0 else 10)
+        for content in study.sidecars.values():
+            content["experiment"]["decay"] = "none"
+        assert len(study.groups()) == 1
+        study = self.decaying(lambda name, size, seed: 10)
+        for (_, _, seed), content in study.sidecars.items():
+            content["experiment"] |= {"decay": "none", "epochs": 20} if seed == 2 else {}
+        assert said(study)[0] == "11 runs left out, because settings differ: decay is none instead of linear"
+
+    def test_a_rule_is_usual_by_its_runs_of_usual_length(self):
+        """More runs of another rule do not count where no two of them are alike."""
+        epochs = table(*[("mine", 128, seed, [0.5]) for seed in range(11)], ("baseline_small", 8, 0, [0.6]))
+        beside = [sidecar("mine", 128, seed, decay="cosine", epochs=seed + 3) for seed in range(6)]
+        beside += [sidecar("mine", 128, seed, decay="cosine", epochs=9, lr_scaling="sqrt") for seed in range(6, 11)]
+        study = Study.of(epochs, sidecars=[*beside, sidecar("baseline_small", 8, 0, decay="cosine")])
+        largest, *others = study.groups()
+        assert keys(largest) == [("baseline_small", 8, 0), *(("mine", 128, seed) for seed in range(6, 11))]
+        assert [len(group.runs) for group in others] == [1] * 6
+        assert largest.modes["mine"].lr_scaling == "sqrt"
+        assert said(study)[:6] == 6 * [
+            "1 run of mine left out, because the rule differs: lr_scaling is none instead of sqrt"
+        ]
+
     def test_groups_share_out_all_runs(self):
         """Whatever differs: each run is in one group, and none is larger than the first."""
         generator = np.random.default_rng(0)
@@ -444,6 +514,8 @@ class TestGroups:
             for content in beside:
                 content["experiment"]["width"] = generator.choice([0.25, 0.5])
                 content["experiment"]["lr_scaling"] = str(generator.choice(["none", "linear"]))
+                content["experiment"]["decay"] = "linear" if trial % 2 else "none"
+                content["experiment"]["epochs"] = int(generator.choice([10, 20]))
             study = Study.of(EPOCHS, sidecars=beside)
             groups = study.groups()
             assert sorted(itertools.chain.from_iterable(map(keys, groups))) == keys(study)
@@ -453,6 +525,8 @@ class TestGroups:
                 rules = {(run[0], each["lr_scaling"], each["warmup"]) for run, each in group.settings.items()}
                 assert len(rules) == len({name for name, *_ in rules})
                 assert len({each["width"] for each in group.settings.values()}) <= 1
+                lengths = {(*run[:2], each["epochs"]) for run, each in group.settings.items()}
+                assert trial % 2 == 0 or len(lengths) == len({run[:2] for run in group.settings})
             if trial < 3:
                 assert said(study, target=0.7)  # every remark has its words
 
@@ -508,6 +582,44 @@ class TestWhere:
         with pytest.raises(UserError) as error:
             self.STUDY.where(**settings)
         assert str(error.value) == message
+
+
+NEWER = {"optimizer": ("sgd", "adamw"), "decay": ("none", "linear"), "augment": ("none", "flip")}
+
+
+class TestFieldsThatOlderSidecarsLack:
+    """Decay, optimizer and augmentation: seeds 0 and 1 were recorded before there were any."""
+
+    def study(self, **changed) -> Study:
+        beside = sidecars(EPOCHS)
+        for content in beside:
+            if content["experiment"]["seed"] == 2:
+                content["experiment"] |= changed
+            else:
+                for field in NEWER:
+                    del content["experiment"][field]
+        return Study.of(EPOCHS, sidecars=beside)
+
+    @pytest.mark.parametrize("field", NEWER)
+    def test_where(self, field):
+        default, other = NEWER[field]
+        study = self.study(**{field: other})
+        assert {seed for _, _, seed in keys(study.where(**{field: other}))} == {2}
+        assert {seed for _, _, seed in keys(study.where(**{field: default}))} == {0, 1}
+        there = ", ".join(sorted((default, other)))
+        with pytest.raises(UserError, match=f"no run in these records has {field} 7; there is {there}$"):
+            study.where(**{field: 7})
+
+    @pytest.mark.parametrize("field", NEWER)
+    def test_they_are_left_out_and_named(self, field):
+        default, other = NEWER[field]
+        study = self.study(**{field: other})
+        assert said(study)[0] == f"11 runs left out, because settings differ: {field} is {other} instead of {default}"
+        assert json_object(analyse(study))["settings"][field] == default
+        assert json_object(analyse(study.where(**{field: other})))["settings"][field] == other
+
+    def test_runs_with_the_defaults_are_as_older_ones(self):
+        assert len(self.study().groups()) == 1
 
 
 class TestTimed:

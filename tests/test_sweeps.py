@@ -492,7 +492,8 @@ def test_options_are_checked_before_anything_is_trained(tmp_path, option, messag
 
 SWEEP = ["sweep", "--names", "baseline_small", "--dataset", "digits", "--width", "0.1", "--epochs", "4"]
 SWEEP += ["--train-size", "800", "--small", "4", "8", "--seeds", "0"]
-AS_SWEEP = {"train_size": 800, "epochs": 4}
+SWEEP += ["--optimizer", "nesterov", "--decay", "cosine", "--augment", "flip-crop"]
+AS_SWEEP = {"train_size": 800, "epochs": 4, "optimizer": "nesterov", "decay": "cosine", "augment": "flip-crop"}
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 
 

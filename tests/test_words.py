@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import sidecars
+from synthetic import sidecar, sidecars
 from test_analysis import NOTHING, table
 
 from batchscale import schedules
@@ -26,7 +26,7 @@ from batchscale.records import figures, files
 from batchscale.records.study import Study
 
 
-@pytest.mark.parametrize("module", [words, schedules, projection], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [words, sentences, schedules, projection], ids=lambda module: module.__name__)
 def test_examples_in_docstrings(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
@@ -263,6 +263,65 @@ def test_settings_in_one_line():
     )
     device = {"type": "cuda", "name": "a card", "threads": 8}
     assert sentences.settings(Study.of(runs, sidecars=sidecars(runs, device=device))).endswith("fp32, a card (cuda)")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"optimizer": "sgd", "weight_decay": 0.01}, "SGD with momentum 0.9 and weight decay 0.01"),
+        ({"optimizer": "sgd", "momentum": 0}, "SGD without momentum"),
+        ({"optimizer": "nesterov", "momentum": 0.95}, "SGD with Nesterov momentum 0.95"),
+        ({"optimizer": "adamw"}, "AdamW with β₁ = 0.9"),
+        ({"optimizer": "adamw", "momentum": 0, "weight_decay": 0.01}, "AdamW with β₁ = 0 and weight decay 0.01"),
+        # Whether it takes the default is not known without importing it; it does take what is not the default.
+        ({"optimizer": "timm.optim:Lamb"}, "timm.optim:Lamb"),
+        ({"optimizer": "timm.optim:Lamb", "weight_decay": 0.01}, "timm.optim:Lamb with weight decay 0.01"),
+        ({"optimizer": "my:opt", "momentum": 0, "weight_decay": 0.01}, "my:opt with momentum 0 and weight decay 0.01"),
+        ({"optimizer": "my:opt", "momentum": 0.8}, "my:opt with momentum 0.8"),
+    ],
+)
+def test_optimizer_in_the_line_of_settings(changed, words):
+    runs = table(("scaled_lr", 128, 0, [0.5]), ("scaled_lr", 128, 1, [0.5]))
+    assert sentences.settings(Study.of(runs, sidecars=sidecars(runs, **changed))) == (
+        f"cifar10, models:CNN at width 0.25, {words}, base rate 0.002 at batch size 8, fp32"
+    )
+
+
+def test_decay_and_augmentation_in_the_line_of_settings():
+    runs = table(("scaled_lr", 128, 0, [0.5]), ("scaled_lr", 256, 0, [0.5]), ("scaled_lr", 512, 0, [0.5]))
+    changed = {"decay": "cosine", "augment": "flip-crop", "optimizer": "adamw"}
+    study = Study.of(runs, sidecars=sidecars(runs, **changed))
+    assert sentences.settings(study) == (
+        "cifar10 with random flips and crops, models:CNN at width 0.25, AdamW with β₁ = 0.9, base rate 0.002 at batch "
+        "size 8, cosine decay of the rate over 10 epochs, fp32"
+    )
+    changed = {"decay": "step", "augment": "flip", "train_size": 100}
+    study = Study.of(runs, sidecars=[sidecar("scaled_lr", *run, **changed) for run in ((128, 0), (256, 0), (512, 0))])
+    for run, epochs in zip(study.sidecars, (90, 30, 90), strict=True):  # another number at another batch size
+        study.sidecars[run]["experiment"]["epochs"] = epochs
+    assert sentences.settings(study) == (
+        "cifar10 (first 100 training images) with random flips, models:CNN at width 0.25, SGD with momentum 0.9, base "
+        "rate 0.002 at batch size 8, step decay of the rate over 30 or 90 epochs, fp32"
+    )
+
+
+def test_settings_of_older_sidecars_are_those_of_the_defaults():
+    runs = table(("scaled_lr", 128, 0, [0.5]), ("scaled_lr", 128, 1, [0.5]))
+    beside = sidecars(runs)
+    for content in beside:
+        for field in ("optimizer", "decay", "augment"):
+            del content["experiment"][field]
+    assert sentences.settings(Study.of(runs, sidecars=beside)) == (
+        "cifar10, models:CNN at width 0.25, SGD with momentum 0.9, base rate 0.002 at batch size 8, fp32"
+    )
+
+
+def test_settings_that_differ_are_not_claimed():
+    """Of a study that is not analysed as it is: analysed are runs that agree."""
+    runs = table(("scaled_lr", 128, 0, [0.5]), ("scaled_lr", 128, 1, [0.5]))
+    beside = [sidecar("scaled_lr", 128, 0), sidecar("scaled_lr", 128, 1, optimizer="adamw", decay="linear")]
+    said = sentences.settings(Study.of(runs, sidecars=beside))
+    assert not re.search("SGD|AdamW|decay", said)
 
 
 BASE, SCALED, WARM = (MODES[name] for name in list(MODES)[1:])

@@ -8,7 +8,7 @@ from batchscale.analysis import tables
 from batchscale.analysis.reasons import Reason
 from batchscale.analysis.statistics import at_least
 from batchscale.analysis.threshold import Threshold
-from batchscale.analysis.words import MOST
+from batchscale.analysis.words import MOST, any_of
 from batchscale.modes import MODES
 from batchscale.records.study import AGREEING, MADE_OF, Study
 
@@ -22,9 +22,9 @@ def excluded(group: Study, others: Sequence[Study]) -> list[Reason]:
         differing = _differing_settings(AGREEING, other, group) or known
         if differing:
             remarks.append(Reason.of("other settings", runs=len(other.runs), differing=differing))
-        else:  # the rule of one mode, of which the group has others
+        else:  # the rule of one mode, or the length of its decay, of which the group has others
             (name,) = other.rules
-            differing = _differing(other.rules[name], group.rules[name])
+            differing = _differing(other.rules[name], group.rules[name]) or _differing_decays(name, other, group)
             differing = tuple(each for each in differing if None not in each)  # the length of no warm-up
             remarks.append(Reason.of("other rule", runs=len(other.runs), of=name, differing=differing))
     unknown = len(group.runs) - len(group.sidecars)
@@ -39,6 +39,19 @@ def _differing_settings(fields: Sequence[str], there: Study, here: Study) -> tup
 
 def _differing(there: dict, here: dict) -> tuple[tuple, ...]:
     return tuple((field, there[field], here[field]) for field in there if there[field] != here[field])
+
+
+def _differing_decays(name: str, there: Study, here: Study) -> tuple[tuple, ...]:
+    """The decay of a mode with its numbers of epochs, at the batch sizes that it has there."""
+    sizes = {run[1] for run in there.settings if run[0] == name}
+    decays = [
+        f"{study.setting('decay')} over "
+        + any_of(
+            [each["epochs"] for run, each in study.settings.items() if run[0] == name and run[1] in sizes], "epoch"
+        )
+        for study in (there, here)
+    ]
+    return (("decay", *decays),)
 
 
 def of(

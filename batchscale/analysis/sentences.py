@@ -17,6 +17,7 @@ from batchscale.analysis.reasons import together
 from batchscale.analysis.statistics import first_best
 from batchscale.analysis.threshold import Threshold
 from batchscale.analysis.words import (
+    any_of,
     count,
     decimal,
     exact,
@@ -31,21 +32,27 @@ from batchscale.analysis.words import (
     sizes_at,
     upwards,
 )
+from batchscale.experiment import OPTIMIZERS, Experiment
 from batchscale.modes import REFERENCE
 from batchscale.records.study import Study
+
+MOMENTUM = {"nesterov": "Nesterov momentum", "adamw": "β₁ ="}  # what it is to optimizers to which it is another
+AUGMENTATIONS = {"flip": "random flips", "flip-crop": "random flips and crops"}
 
 
 def settings(study: Study) -> str:
     """The settings that the runs share, in one line without a full stop."""
     if not study.sidecars:
         return "settings not recorded: these CSVs have no sidecars"
-    size, momentum, decay = (study.setting(field) for field in ("train_size", "momentum", "weight_decay"))
-    optimizer = f"SGD with momentum {exact(momentum)}" if momentum else "SGD without momentum"
+    size, augment, decay = (study.setting(field) for field in ("train_size", "augment", "decay"))
+    epochs = [of_run["epochs"] for of_run in study.settings.values()]
     parts = [
-        f"{study.setting('dataset')}{'' if size is None else f' (first {number(size)} training images)'}",
+        f"{study.setting('dataset')}{'' if size is None else f' (first {number(size)} training images)'}"
+        + ("" if augment in (None, "none") else f" with {AUGMENTATIONS.get(augment, augment)}"),
         f"{study.setting('model')} at width {exact(study.setting('width'))}",
-        optimizer + (f" {'and' if momentum else 'but with'} weight decay {exact(decay)}" if decay else ""),
+        optimizer(*(study.setting(field) for field in ("optimizer", "momentum", "weight_decay"))),
         f"base rate {exact(study.setting('base_lr'))} at batch size {study.setting('reference_batch_size')}",
+        *([] if decay in (None, "none") else [f"{decay} decay of the rate over {any_of(epochs, 'epoch')}"]),
         study.setting("precision"),
     ]
     if study.devices:
@@ -53,6 +60,21 @@ def settings(study: Study) -> str:
         on = f"{name} ({kind}" + (f", {count(threads, 'thread')}" if kind == "cpu" and threads else "") + ")"
         parts.append(on if workers == 1 else f"{count(workers, 'worker')} on {on}")
     return ", ".join(parts)
+
+
+def optimizer(name: str, momentum: float, weight_decay: float | None = None) -> str:
+    """An optimizer with what it is given. Whether one of the user's own takes the default momentum is not known.
+
+    >>> optimizer("nesterov", 0.9), optimizer("adamw", 0.9, 0.01), optimizer("timm.optim:Lamb", 0.9)
+    ('SGD with Nesterov momentum 0.9', 'AdamW with β₁ = 0.9 and weight decay 0.01', 'timm.optim:Lamb')
+    """
+    called, what = OPTIMIZERS.get(name, str(name)), MOMENTUM.get(name, "momentum")
+    decay = [f"weight decay {exact(weight_decay)}"] if weight_decay else []
+    if name == "sgd" and not momentum:
+        return " but with ".join([f"{called} without {what}", *decay])
+    is_taken = name in OPTIMIZERS or momentum != Experiment.momentum
+    given = ([f"{what} {exact(momentum)}"] if is_taken else []) + decay
+    return f"{called} with {listed(given)}" if given else called
 
 
 def threshold(found: Threshold | None) -> list[str]:

@@ -154,6 +154,16 @@ def listed(items: Iterable, last: str = "and") -> str:
     return f"{', '.join(first)} {last} {end}" if first else end
 
 
+def any_of(values: Iterable[int], what: str) -> str:
+    """One of several numbers of things, each said once and in order.
+
+    >>> any_of([10], "epoch"), any_of([20, 5, 20], "epoch"), any_of([1], "epoch")
+    ('10 epochs', '5 or 20 epochs', '1 epoch')
+    """
+    distinct = sorted(set(values))
+    return f"{listed(map(number, distinct), 'or')} {what}{'' if distinct == [1] else 's'}"
+
+
 def spread(items: Sequence, most: int = MOST) -> list:
     """At most so many of the items, evenly from the first to the last.
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 
@@ -130,7 +130,8 @@ class Study:
 
         Modes without sidecars are not in it.
         """
-        return _commonest_rules(self.settings)
+        commonest = _commonest((run[0], _rule(settings)) for run, settings in self.settings.items())
+        return {name: dict(zip(RULE, rule, strict=True)) for name, rule in commonest.items()}
 
     def only(self, runs: Collection[Run]) -> "Study":
         """The same study with these runs alone."""
@@ -176,6 +177,9 @@ class Study:
     def groups(self) -> list["Study"]:
         """Parts whose runs agree in `AGREEING` and `MADE_OF`, and whose modes each have one rule; the largest first.
 
+        With a decay, the runs of a mode and batch size also agree in the number of epochs: their learning rates depend
+        on it throughout.
+
         A run without a sidecar says nothing of its settings and belongs to the largest part. One whose sidecar does not
         note its data or network belongs to the largest part among those with its settings.
         """
@@ -186,15 +190,7 @@ class Study:
         same = list(agreeing.values())
         for field in MADE_OF:
             same = [part for runs in same for part in self._apart(runs, field)]
-        parts: list[list[Run]] = []
-        for runs in same:
-            rules, by_rule = _commonest_rules({run: self.settings[run] for run in runs}), {}
-            for run in runs:
-                rule = _rule(self.settings[run])
-                # Runs of a mode under another rule than its usual one are a part of their own.
-                unusual = () if rule == tuple(rules[run[0]].values()) else (run[0], rule)
-                by_rule.setdefault(unusual, []).append(run)
-            parts += by_rule.values()
+        parts = [part for runs in same for part in self._unusual_apart(runs)]
         largest, *others = sorted(parts, key=len, reverse=True) or [[]]
         return [self.only(part) for part in ([*largest, *unknown], *others)]
 
@@ -206,6 +202,23 @@ class Study:
         unknown = by_value.pop(None, [])
         largest, *others = sorted(by_value.values(), key=len, reverse=True) or [[]]
         return [largest + unknown, *others]
+
+    def _unusual_apart(self, runs: list[Run]) -> list[list[Run]]:
+        """The runs under the usual rule of their mode, whose decay has the usual length for their batch size; beside
+        them, a part for every other rule of a mode and for every other length.
+
+        A rule is usual by its runs of usual length, so that no part is larger than that of the usual runs.
+        """
+        ways = {run: (_rule(self.settings[run]), _decays_over(self.settings[run])) for run in runs}
+        lengths = _commonest(((*run[:2], rule), length) for run, (rule, length) in ways.items())
+        as_long = {run: rule for run, (rule, length) in ways.items() if length == lengths[(*run[:2], rule)]}
+        rules = _commonest((run[0], rule) for run, rule in as_long.items())
+        parts: dict[tuple, list[Run]] = {}
+        for run, (rule, length) in ways.items():
+            is_usual = run in as_long and rule == rules[run[0]]
+            part = () if is_usual else (run[0], rule, None if run in as_long else length)
+            parts.setdefault(part, []).append(run)
+        return list(parts.values())
 
     def setting(self, field: str):
         """The value that all runs with a sidecar share; None where they do not, or none has one.
@@ -253,16 +266,22 @@ def _run(experiment: Mapping) -> Run:
     return experiment["name"], int(experiment["batch_size"]), int(experiment["seed"])
 
 
-def _commonest_rules(settings: Mapping[Run, Mapping]) -> dict[str, dict]:
-    counts: dict[str, Counter] = {}
-    for run, of_run in settings.items():
-        counts.setdefault(run[0], Counter())[_rule(of_run)] += 1
-    return {name: dict(zip(RULE, rules.most_common(1)[0][0], strict=True)) for name, rules in counts.items()}
+def _commonest(pairs: Iterable[tuple[Hashable, Hashable]]) -> dict:
+    """By key, the commonest of its values; of equals the first."""
+    counts: dict[Hashable, Counter] = {}
+    for key, value in pairs:
+        counts.setdefault(key, Counter())[value] += 1
+    return {key: values.most_common(1)[0][0] for key, values in counts.items()}
 
 
 def _rule(settings: Mapping) -> tuple:
     scaling, warmup = settings["lr_scaling"], settings["warmup"]
     return scaling, warmup, None if warmup == "none" else settings["warmup_epochs"]
+
+
+def _decays_over(settings: Mapping) -> int | None:
+    """The number of epochs, on which the learning rate of every update depends; None without a decay."""
+    return None if settings["decay"] == "none" else settings["epochs"]
 
 
 def _noted(content: Mapping, field: str) -> str | None:

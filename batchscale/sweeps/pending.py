@@ -16,7 +16,7 @@ from batchscale.records.record import Record
 from batchscale.records.study import RULE
 from batchscale.records.tables import UnreadableRecord, to_frame
 from batchscale.sweeps.options import places
-from batchscale.sweeps.same import joined, stripped
+from batchscale.sweeps.same import joined, may_be_the_references, stripped
 
 
 def pending(
@@ -89,6 +89,8 @@ def trained(experiments: Iterable[Experiment], data_dir: Path, scratch: Path | N
 
 def _recorded_reference(experiment: Experiment, data_dir: Path, scratch: Path | None) -> Experiment | None:
     """The reference's experiment that trains the same as this one, if it is recorded, with the rule that it noted."""
+    if not may_be_the_references(experiment):
+        return None
     run = stripped(experiment)
     for folder in filter(None, (data_dir, scratch)):
         try:

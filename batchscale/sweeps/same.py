@@ -1,7 +1,7 @@
 """Which experiments of a sweep are one run under several names.
 
-Scaling and warm-up act only at B > B_ref. Up to there every rule trains alike, and the base rate trains as the
-reference does at every batch size. Such a run is trained once.
+Scaling and warm-up act only at B > B_ref. Up to there every rule trains alike, and the study's base rate trains as the
+reference does at every batch size. Such a run is trained once. Above B_ref a name of the user's own is kept.
 """
 
 from collections import Counter
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from batchscale.experiment import Experiment
-from batchscale.modes import REFERENCE
+from batchscale.modes import MODES, REFERENCE
 
 
 def stripped(experiment: Experiment) -> Experiment:
@@ -35,16 +35,21 @@ def _rule_is_idle(experiment: Experiment) -> bool:
     return experiment.batch_size <= experiment.reference_batch_size
 
 
+def may_be_the_references(experiment: Experiment) -> bool:
+    """Whether its run is the reference's, if this trains the same."""
+    return _rule_is_idle(experiment) or experiment.name in MODES
+
+
 def joined(experiments: Iterable[Experiment]) -> list[list[Experiment]]:
     """The experiments in lists that are each one run: those that train the same at B <= B_ref, or as one of the
-    reference's that is among them. Any other experiment is a list of its own, also beside one that trains the same
-    under another of the user's own names. Without repetition, in order."""
+    reference's that is among them, see `may_be_the_references`. Any other experiment is a list of its own. Without
+    repetition, in order."""
     asked = dict.fromkeys(experiments)
     of_reference = {stripped(each) for each in asked if each.name == REFERENCE.name}
     found: dict[Experiment, list[Experiment]] = {}
     for each in asked:
         run = stripped(each)
-        is_one = _rule_is_idle(each) or run in of_reference
+        is_one = _rule_is_idle(each) or (may_be_the_references(each) and run in of_reference)
         found.setdefault(run if is_one else each, []).append(each)
     return list(found.values())
 

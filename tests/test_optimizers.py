@@ -61,6 +61,12 @@ def fails(params, lr):
     raise ValueError("no such thing\nand more")
 
 
+def without_a_rate(params):
+    optimizer = torch.optim.SGD(params, lr=0.1)
+    del optimizer.param_groups[0]["lr"]
+    return optimizer
+
+
 class NeedsClosure(torch.optim.SGD):
     def step(self, closure):
         return super().step(closure)
@@ -151,6 +157,7 @@ def test_the_schedule_sets_the_rate_of_every_group(digits, name, rates):
         ({"optimizer": "torch.optim:Adan"}, r"optimizer is 'torch.optim:Adan' but .* has no Adan"),
         ({"optimizer": "test_optimizers:fails"}, "fails failed for this network: ValueError: no such thing"),
         ({"optimizer": "test_optimizers:no_optimizer"}, "it returned a dict, which is no torch.optim.Optimizer"),
+        ({"optimizer": "test_optimizers:without_a_rate"}, "it has a parameter group without lr, which the"),
         ({"optimizer": "test_optimizers:NeedsClosure"}, "NeedsClosure, whose step needs a closure"),
         ({"optimizer": "torch.optim:LBFGS"}, "torch.optim:LBFGS, whose step needs a closure"),
         (

@@ -241,6 +241,44 @@ def test_another_experiment_under_the_same_name_is_refused(tmp_path):
     with pytest.raises(UserError) as refused:
         Record(experiment(base_lr=0.02, width=0.5), tmp_path)
     assert "base_lr is 0.002 there but 0.02 was asked for, width is 0.25 there but 0.5 was" in str(refused.value)
+    for field, other in (("decay", "linear"), ("optimizer", "adamw"), ("augment", "flip")):
+        default = getattr(experiment(), field)
+        with pytest.raises(UserError, match=f"{field} is {default} there but {other} was asked for"):
+            Record(experiment(**{field: other}), tmp_path)
+
+
+@pytest.mark.parametrize("status", ["running", "complete"])
+@pytest.mark.parametrize("epochs", [2, 5])
+def test_with_a_decay_the_number_of_epochs_is_part_of_the_identity(tmp_path, status, epochs):
+    """Neither extended nor cut; at a constant rate it may be both."""
+    rows = [row(1), row(2), row(3)][: 3 if status == "complete" else 1]
+    keep(tmp_path / "decays", rows, status, decay="linear")
+    before = contents(tmp_path / "decays")
+    with pytest.raises(UserError) as refused:
+        Record(experiment(decay="linear", epochs=epochs), tmp_path / "decays")
+    assert f"epochs is 3 there but {epochs} was asked for (with a decay every rate depends on the epochs)" in str(
+        refused.value
+    )
+    assert contents(tmp_path / "decays") == before
+    assert len(Record(experiment(decay="linear"), tmp_path / "decays").rows) == len(rows)
+    keep(tmp_path / "constant", rows, status)
+    assert len(Record(experiment(epochs=epochs), tmp_path / "constant").rows) == len(rows)
+
+
+def test_a_sidecar_of_an_older_version_means_what_was_done_then(tmp_path):
+    """Without decay, optimizer and augment it is a run of SGD at a constant rate on unchanged images."""
+    record = keep(tmp_path, [row(1)], "running")
+    content = json.loads(record.sidecar.read_text())
+    for field in ("decay", "optimizer", "augment"):
+        del content["experiment"][field]
+    record.sidecar.write_text(json.dumps(content))
+    saved = torch.load(record.checkpoint, weights_only=True)
+    for field in ("decay", "optimizer", "augment"):
+        del saved["experiment"][field]
+    torch.save(saved, record.checkpoint)
+    assert Record(experiment(), tmp_path, notice=pytest.fail).resume() == {"updates": 187}
+    with pytest.raises(UserError, match="decay is none there but cosine was asked for"):
+        Record(experiment(decay="cosine"), tmp_path)
     Record(experiment(epochs=50, device="cpu"), tmp_path)  # the same run, longer or elsewhere
 
 

@@ -254,8 +254,10 @@ class Record:
         differing = _differences(kept, self.experiment)
         if differing:
             both = ", ".join(f"{name} is {there} there but {asked} was asked for" for name, there, asked in differing)
+            decays = any(name == "epochs" for name, *_ in differing)
+            why = " (with a decay every rate depends on the epochs)" if decays else ""
             raise UserError(
-                f"{self.csv} belongs to another experiment: {both}; "
+                f"{self.csv} belongs to another experiment: {both}{why}; "
                 f"choose another name or data_dir, or move its files away"
             )
         return content

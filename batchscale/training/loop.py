@@ -350,7 +350,7 @@ class Training:
     def _failure(self, error: Exception, where: str, images: int, who: str | None = None) -> Exception:
         """What to raise for an error of the network, or of `who`: `memory.OutOfMemory`, or a `UserError` that names the
         place."""
-        if isinstance(error, WorkerLost):
+        if isinstance(error, UserError):
             return error
         if self.group.count > 1 and is_lost(error):
             return WorkerLost(error)

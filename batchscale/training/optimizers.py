@@ -114,6 +114,8 @@ def _own(model: nn.Module, experiment: Experiment) -> Optimizer:
         optimizer = factory(parameters, **arguments)
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"it returned a {type(optimizer).__name__}, which is no torch.optim.Optimizer")
+        if not all("lr" in group for group in optimizer.param_groups):
+            raise TypeError("it has a parameter group without lr, which the schedule sets")
         if "lr" not in arguments:  # the schedule's rate takes the place of the optimizer's own
             for group in optimizer.param_groups:
                 group["lr"] *= experiment.base_lr / optimizer.defaults["lr"]

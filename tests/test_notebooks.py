@@ -264,6 +264,22 @@ def test_from_below_the_project(tmp_path):
     assert load(folder.parent / "data")["epoch"].tolist() == [1]
 
 
+def test_kernels_of_a_study_import_from_the_folder_where_it_is_started(tmp_path, monkeypatch):
+    """They run in the project's folder, and the user's own network lies where the command was typed."""
+    (tmp_path / "my_own_network.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    before, codes = dict(os.environ), []
+
+    def executed(name, project, out, parameters):
+        command = [sys.executable, "-c", "import my_own_network"]
+        codes.append(subprocess.run(command, cwd=project, check=False).returncode)
+
+    monkeypatch.setattr(notebooks, "_execute", executed)
+    notebooks.execute(tmp_path / "out", {"model": "my_own_network:Net"})
+    assert codes == [0] * 5
+    assert dict(os.environ) == before
+
+
 def test_recorded_runs_are_shown_without_images(tmp_path):
     """The committed records of CIFAR-10 can be looked at where there are no images, and no download is tried."""
     name = notebooks.TRAINING[3]

@@ -45,12 +45,13 @@ def execute(
     project = Path(__file__).parents[2] if project is None else project
     out = typed(out, "out").resolve()
     require_writable(out)
-    for mode in MODES.values():
-        if mode.notebook is not None:
-            sizes = small if mode.role == "reference" else large
-            given = {} if sizes is None else {"batch_sizes": list(sizes)}
-            _execute(mode.notebook, project, out, parameters | given)
-    _execute(RESULTS, project, out, {})
+    with _importable(Path.cwd()):
+        for mode in MODES.values():
+            if mode.notebook is not None:
+                sizes = small if mode.role == "reference" else large
+                given = {} if sizes is None else {"batch_sizes": list(sizes)}
+                _execute(mode.notebook, project, out, parameters | given)
+        _execute(RESULTS, project, out, {})
     print(f"notebooks, records and figures are in {out}", file=streams.OUT)
 
 
@@ -83,6 +84,20 @@ def _execute(name: str, project: Path, out: Path, parameters: dict) -> None:
             if isinstance(error, PapermillExecutionError):
                 raise UserError(f"{name}.ipynb: {error.ename}: {error.evalue}; see {target}") from error
             raise
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Inside, the kernels import from this folder too, whose networks and data sets the parameters may name."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), before)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ def plain_function(params, lr):
 
 
 def with_keywords(params, **keywords):
-    return torch.optim.SGD(params, **keywords)
+    return torch.optim.SGD(params, lr=keywords.pop("lr"), **keywords)
 
 
 def with_its_own_rate(params):
@@ -51,6 +51,10 @@ def head_ten_times_faster(params, lr, weight_decay):
 
 def only_weights(params, lr):
     return torch.optim.SGD([each for each in params if each.ndim > 1], lr=lr)
+
+
+def only_trained(params, lr):
+    return torch.optim.SGD([each for each in params if each.requires_grad], lr=lr)
 
 
 def no_optimizer(params, lr):
@@ -190,7 +194,8 @@ def test_parameters_that_the_optimizer_leaves_out_are_named(digits):
     (line,) = [line for line in run.remarks if "only_weights" in line]
     assert line.startswith("test_optimizers:only_weights does not train 2 of the network's parameters")
     assert "such as conv.bias" in line
-    assert not Training(experiment(model="networks:Frozen"), digits).remarks
+    frozen = experiment(model="networks:Frozen", optimizer="test_optimizers:only_trained")
+    assert not Training(frozen, digits).remarks
 
 
 # Outputs that hold the logits
@@ -228,25 +233,27 @@ def _plain(digits) -> Training:
 @pytest.mark.parametrize(
     ("output", "what"),
     [
-        (None, "a NoneType"),
-        ((), "a tuple"),
-        ({"scores": torch.zeros(2, 3)}, "a dict"),
-        ((torch.zeros(2, 4), torch.zeros(3)), "a tuple with tensors of shape (2, 4) and (3,)"),
-        ((torch.zeros(2, 3), torch.zeros(2, 3)), "a tuple with tensors of shape (2, 3) and (2, 3)"),
-        ({"logits": [1, 2]}, "a dict"),
+        (None, "NoneType"),
+        ((), "tuple"),
+        ({"scores": torch.zeros(2, 3)}, "dict"),
+        ((torch.zeros(2, 4), torch.zeros(3)), "tuple with tensors of shape (2, 4) and (3,)"),
+        ((torch.zeros(2, 3), torch.zeros(2, 3)), "tuple with tensors of shape (2, 3) and (2, 3)"),
+        ({"logits": [1, 2]}, "dict"),
     ],
 )
 def test_logits_that_are_not_certain(output, what):
     with pytest.raises(UserError) as refused:
         logits_of(output, 3, "my:Net")
     assert str(refused.value) == (
-        f"model my:Net returns {what}, in which the logits of 3 classes are not certain; wrap it in a module "
-        f"that returns the logits alone"
+        f"model my:Net returns an object of type {what}, in which the logits of 3 classes are not certain; wrap it in "
+        f"a module that returns the logits alone"
     )
 
 
 def test_a_network_with_two_outputs_alike(digits):
-    with pytest.raises(UserError, match="model networks:ReturnsTwoAlike returns a tuple with tensors of shape"):
+    with pytest.raises(
+        UserError, match="model networks:ReturnsTwoAlike returns an object of type tuple with tensors of shape"
+    ):
         Training(experiment(model="networks:ReturnsTwoAlike"), digits)
 
 

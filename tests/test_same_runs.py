@@ -185,6 +185,8 @@ def test_names_of_a_users_own_are_kept_above_b_ref(tmp_path):
     sweeps.run(asked, data_dir=tmp_path)
     assert stems(tmp_path) == ["mine_bs16_seed0", "yours_bs16_seed0"]
     assert sweeps.pending([*asked, one(size=16), one("theirs", 16)], tmp_path) == [one(size=16), one("theirs", 16)]
+    sweeps.run([one(size=16)], data_dir=tmp_path)
+    assert sweeps.pending([one("theirs", 16), one("baseline_large", 16)], tmp_path) == [one("theirs", 16)]
 
 
 def test_train_in_an_empty_folder_keeps_its_name(tmp_path, capsys):

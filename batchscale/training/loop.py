@@ -106,7 +106,7 @@ class Training:
         """What the user should know about network and optimizer, a line each."""
         name, lines = self.experiment.model, []
         if self.output is not None:
-            lines.append(f"{name} returns a {self.output}, of which the loss takes the logits and nothing else")
+            lines.append(f"{name} returns {self.output}, of which the loss takes the logits and nothing else")
         without = left_out(self.model, self.optimizer)
         if without:
             lines.append(

@@ -117,8 +117,8 @@ def logits_of(output, classes: int, model: str) -> Tensor:
         shapes = " and ".join(str(tuple(each.shape)) for each in tensors)
         holds = f" with tensors of shape {shapes}" if shapes else ""
         raise UserError(
-            f"model {model} returns a {type(output).__name__}{holds}, in which the logits of {classes} classes are not "
-            f"certain; wrap it in a module that returns the logits alone"
+            f"model {model} returns an object of type {type(output).__name__}{holds}, in which the logits of {classes} "
+            f"classes are not certain; wrap it in a module that returns the logits alone"
         )
     return logits
 

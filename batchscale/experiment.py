@@ -151,6 +151,11 @@ class Experiment:
         object.__setattr__(self, field, float(value))
 
     @property
+    def exceeds_reference(self) -> bool:
+        """Whether the minibatch is larger than the reference. Scaling and warm-up act only then."""
+        return self.batch_size > self.reference_batch_size
+
+    @property
     def scale(self) -> float:
         """Factor on base_lr at this batch size, see `schedules.scaling_factor`."""
         return schedules.scaling_factor(self.batch_size, self.reference_batch_size, self.lr_scaling)
@@ -166,7 +171,7 @@ class Experiment:
             update,
             base_lr=self.base_lr,
             scale=self.scale,
-            warmup=self.warmup if self.batch_size > self.reference_batch_size else "none",
+            warmup=self.warmup if self.exceeds_reference else "none",
             warmup_updates=warmup_updates,
             decay=self.decay,
             total_updates=self.epochs * updates_per_epoch,

@@ -24,20 +24,16 @@ def stripped(experiment: Experiment) -> Experiment:
     False
     """
     idle = {"name": REFERENCE.name}
-    if _rule_is_idle(experiment):
+    if not experiment.exceeds_reference:
         idle |= REFERENCE.rule
-    if _rule_is_idle(experiment) or experiment.warmup == "none":
+    if not experiment.exceeds_reference or experiment.warmup == "none":
         idle["warmup_epochs"] = Experiment.warmup_epochs  # the default
     return replace(experiment, **idle)
 
 
-def _rule_is_idle(experiment: Experiment) -> bool:
-    return experiment.batch_size <= experiment.reference_batch_size
-
-
 def may_be_the_references(experiment: Experiment) -> bool:
     """Whether its run is the reference's, if this trains the same."""
-    return _rule_is_idle(experiment) or experiment.name in MODES
+    return not experiment.exceeds_reference or experiment.name in MODES
 
 
 def joined(experiments: Iterable[Experiment]) -> list[list[Experiment]]:
@@ -49,7 +45,7 @@ def joined(experiments: Iterable[Experiment]) -> list[list[Experiment]]:
     found: dict[Experiment, list[Experiment]] = {}
     for each in asked:
         run = stripped(each)
-        is_one = _rule_is_idle(each) or (may_be_the_references(each) and run in of_reference)
+        is_one = not each.exceeds_reference or (may_be_the_references(each) and run in of_reference)
         found.setdefault(run if is_one else each, []).append(each)
     return list(found.values())
 
@@ -63,7 +59,9 @@ def sentences(trained: Mapping[Experiment, Experiment]) -> list[str]:
     others = [(asked, once) for asked, once in trained.items() if asked != once]
     lines, of = [], f"{len(trained)} run{'s' * (len(trained) > 1)}"
     for name, count in Counter(once.name for _, once in others).items():
-        sizes = {asked.reference_batch_size for asked, once in others if once.name == name and _rule_is_idle(asked)}
+        sizes = {
+            asked.reference_batch_size for asked, once in others if once.name == name and not asked.exceeds_reference
+        }
         why = f" (at B <= {', '.join(map(str, sorted(sizes)))} every rule does)" if sizes else ""
         train, are = ("trains", "is") if count == 1 else ("train", "are")
         lines.append(f"{count} of {of} {train} as {name} does{why} and {are} trained once, under that name")

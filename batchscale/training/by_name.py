@@ -36,6 +36,20 @@ def find_callable(what: str, field: str) -> Callable:
     return found
 
 
+def parameters_named(found: Callable, what: str, field: str, *, with_keywords: str) -> set[str]:
+    """Names of a callable's parameters; one with `**keywords` takes `with_keywords` too.
+
+    Raises:
+        UserError: it has no signature, naming the experiment's `field` and its value `what`.
+    """
+    try:
+        parameters = inspect.signature(found).parameters
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{field} is {what!r}, which has no signature: {error}") from error
+    is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {*parameters, with_keywords} if is_open else set(parameters)
+
+
 _OTHER_FILE = "name one that it has, or, if another file was meant, rename this one or start from another folder"
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import inspect
 from collections import deque
 from collections.abc import Iterator, Mapping
 
@@ -13,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from batchscale.errors import UserError, failure
 from batchscale.experiment import Experiment
 from batchscale.training import randomness
-from batchscale.training.by_name import find_callable
+from batchscale.training.by_name import find_callable, parameters_named
 from batchscale.training.datasets import Dataset
 from batchscale.training.memory import is_out_of_memory
 
@@ -30,12 +29,7 @@ def build_model(experiment: Experiment, data: Dataset) -> nn.Module:
     """
     factory = find_callable(experiment.model, "model")
     arguments = {"width": experiment.width, "in_channels": data.channels, "num_classes": len(data.classes)}
-    try:
-        parameters = inspect.signature(factory).parameters
-    except (TypeError, ValueError) as error:
-        raise UserError(f"model is {experiment.model!r}, which has no signature: {error}") from error
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        parameters = {"num_classes": None, **parameters}
+    parameters = parameters_named(factory, experiment.model, "model", with_keywords="num_classes")
     if "width" not in parameters and experiment.width != 1:
         raise UserError(f"width is {experiment.width} but {experiment.model} takes no width; omit the width")
     try:

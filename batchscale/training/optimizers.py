@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from batchscale.errors import UserError, failure
 from batchscale.experiment import Experiment
-from batchscale.training.by_name import find_callable
+from batchscale.training.by_name import find_callable, parameters_named
 
 ADAM_BETA2 = 0.999  # of torch, and of Kingma & Ba 2015
 
@@ -95,18 +95,13 @@ def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list:
 def _own(model: nn.Module, experiment: Experiment) -> Optimizer:
     name = experiment.optimizer
     factory = find_callable(name, "optimizer")
-    try:
-        named = inspect.signature(factory).parameters
-    except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer is {name!r}, which has no signature: {error}") from error
-    has_keywords = any(parameter.kind is parameter.VAR_KEYWORD for parameter in named.values())
+    named = parameters_named(factory, name, "optimizer", with_keywords="lr")
     for field in ("momentum", "weight_decay"):
         value = getattr(experiment, field)
         if field not in named and value != _DEFAULTS[field]:
             raise UserError(f"{field} is {value:g} but {name} takes no {field}; omit the {field.replace('_', ' ')}")
-    arguments = {field: getattr(experiment, field) for field in ("momentum", "weight_decay") if field in named}
-    if "lr" in named or has_keywords:
-        arguments["lr"] = experiment.base_lr
+    offered = {"lr": experiment.base_lr, "momentum": experiment.momentum, "weight_decay": experiment.weight_decay}
+    arguments = {parameter: value for parameter, value in offered.items() if parameter in named}
     parameters = list(model.parameters())
     if isinstance(factory, type) and issubclass(factory, Optimizer) and "weight_decay" in named:
         parameters = _groups(parameters, experiment.weight_decay)

@@ -105,6 +105,15 @@ _SCALING = {
 _WARMUP = {"none": None, "constant": "constant warm-up", "gradual": "gradual warm-up"}
 
 
+def rule_phrase(lr_scaling: LRScaling) -> str:
+    """How a rule is called in sentences.
+
+    >>> rule_phrase("sqrt")
+    'the square-root rule'
+    """
+    return _SCALING[lr_scaling][1]
+
+
 def own(name: str, settings: Mapping | None) -> Mode:
     """The entry of a mode of the user's own, from the settings of its runs; without any it is known by its name alone.
 

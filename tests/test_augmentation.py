@@ -84,7 +84,7 @@ def test_only_training_and_the_noise_scale_see_changed_images(digits):
         of = Experiment(batch_size=32, dataset="digits", epochs=1, train_size=320, augment=augment)
         run = Training(of, digits, model=Sums())
         run.model.train()
-        for part in run._order(1).split(32):
+        for part in run.order(1).split(32):
             run._accumulate_gradient(part)
         sums[augment] = run.model.seen
         assert len(sums[augment]) == 320

@@ -150,7 +150,7 @@ def test_the_schedule_sets_the_rate_of_every_group(digits, name, rates):
     of = experiment(model="networks:LeNet", optimizer=name, lr_scaling="linear", decay="linear", train_size=128)
     run = Training(of, digits)
     for _ in range(3):
-        run._update(torch.arange(32))
+        run.update(torch.arange(32))
     assert [group["lr"] for group in run.optimizer.param_groups] == pytest.approx(rates)
 
 

@@ -441,7 +441,7 @@ def test_clock_counts_only_training(digits, monkeypatch):
         return timed
 
     monkeypatch.setattr(loop.time, "perf_counter", lambda: now)
-    monkeypatch.setattr(Training, "_update", taking(1, Training._update))
+    monkeypatch.setattr(Training, "update", taking(1, Training.update))
     for name in ("evaluate", "measure_noise_scale"):
         monkeypatch.setattr(Training, name, taking(1000, getattr(Training, name)))
     run = Training(experiment(train_size=320, epochs=2), digits, model=network_without_batch_norm(10))

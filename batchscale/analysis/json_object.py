@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from batchscale.analysis import tables
+from batchscale.analysis.advice import Advice, Prediction
 from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
 from batchscale.analysis.critical_batch_size import CriticalBatchSize
 from batchscale.analysis.findings import Effect, Findings, ModeFindings, NoiseScale
@@ -37,6 +38,45 @@ def json_object(found: Findings) -> dict:
             "missing": [str(remark) for remark in found.remarks],
         }
     )
+
+
+def advice_object(found: Advice) -> dict:
+    """Advice, with all that was measured. It is also what `advice.json` holds and `find` reads."""
+    measured = found.measured
+    return plain(
+        {
+            "experiment": asdict(measured.experiment),
+            "train_images": measured.train_images,
+            "device": measured.device,
+            "throughput": list(measured.throughput),
+            "largest_that_fits": {"batch_size": measured.largest, "limit": measured.limit},
+            "full_from": found.full_from,
+            "evaluation_seconds": measured.evaluation_seconds,
+            "rule": found.rule,
+            "rules": {rule: _prediction(each, measured.updates_per_epoch) for rule, each in found.predictions.items()},
+            "noise_scale": [asdict(each) for each in measured.noise_scales],
+            "batch_sizes": [asdict(row) for row in found.table],
+            "recommended": None if found.recommended is None else asdict(found.recommended),
+            "saving_up_to": found.saving_up_to,
+            "schedule": None if found.schedule is None else asdict(found.schedule),
+            "window": measured.window,
+            "seconds": measured.seconds,
+            "reason": together(found.reasons),
+        }
+    )
+
+
+def _prediction(found: Prediction, updates_per_epoch: int) -> dict:
+    values = {name: getattr(found, name) for name in ("estimate", "low", "high", "is_at_least", "destroyed_from")}
+    names = ("updates", "estimate", "low", "high", "largest", "destroyed_from", "start", "half", "whole")
+    checkpoints = [
+        {"epoch": local.updates / updates_per_epoch}
+        | {name: getattr(local, name) for name in names}
+        | {"curve": None if local.curve is None else [list(local.curve.sizes), [-y for y in local.curve.values]]}
+        | {"reason": together(local.reasons)}
+        for local in found.locals
+    ]
+    return values | {"reason": together(found.reasons), "checkpoints": checkpoints}
 
 
 def projection_object(found: Projection) -> dict:

@@ -67,6 +67,13 @@ WORDING: dict[str, Callable[..., str]] = {
     "one seed throughout": lambda: "no interval: no mode has two seeds at any batch size",
     "may lie above": lambda size: f"the 95 % interval extends beyond {size}, the largest recorded",
     "may lie below": lambda size: f"the 95 % interval extends below {size}",
+    # branches
+    "no branches": lambda: "no checkpoint was reached in the time",
+    "no progress": lambda half, whole: (
+        f"the reference hardly improves within the window, from a loss of {number(half)} after half of it to "
+        f"{number(whole)}; measure later or longer, or lower base_lr"
+    ),
+    "all kept": lambda size: f"even {size}, the largest that was tried, keeps the loss of the reference",
     # updates
     "no target": lambda: "no target: there is no threshold, and none was given",
     "ends below": lambda size: f"perfect scaling ends below the smallest recorded, {size}",

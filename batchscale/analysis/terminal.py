@@ -1,9 +1,11 @@
 """Findings and projections for a terminal, in lines of at most `width` characters. Pure functions."""
 
 import itertools
+import math
 import textwrap
 
-from batchscale.analysis import sentences
+from batchscale.analysis import advice_sentences, sentences
+from batchscale.analysis.advice import Advice, Row
 from batchscale.analysis.breaking_point import CURRENCIES
 from batchscale.analysis.findings import Effect, Findings, ModeFindings
 from batchscale.analysis.projection import MEANING, Projection, Scaling, WorkerTime
@@ -12,12 +14,14 @@ from batchscale.analysis.threshold import Threshold
 from batchscale.analysis.words import (
     UNDETERMINED,
     count,
+    duration,
     goal,
     interval,
     listed,
     number,
     percent,
     points,
+    sentence,
     signed,
     spread,
     upwards,
@@ -25,6 +29,7 @@ from batchscale.analysis.words import (
 )
 
 _INDENT = "    "
+_MEANING_OF_ROWS = f"images, updates, time: to the loss of the reference; images and faster relative to it; {UNDETERMINED} : not tried."
 
 
 def text(found: Findings, width: int = 80) -> str:
@@ -74,6 +79,47 @@ def projection_text(projection: Projection, width: int = 80) -> str:
         parts.append(MEANING)
     parts += [f"Note: {remark}" for remark in projection.remarks]
     return _wrapped(parts, width)
+
+
+def advice_text(advice: Advice, width: int = 80) -> str:
+    """The recommendation, the table that it rests on, and what it is unsure of."""
+    parts = [advice_sentences.recommendation(advice), _rows(advice.table), _MEANING_OF_ROWS]
+    lines = [
+        *advice_sentences.limits(advice),
+        *advice_sentences.schedule(advice),
+        *advice_sentences.uncertainty(advice),
+    ]
+    parts += map(sentence, lines)
+    return _wrapped(parts, width)
+
+
+def _rows(table: tuple[Row, ...]) -> str:
+    """One line per batch size; a dash where nothing is known."""
+    heads = (
+        ("B", 6),
+        ("images/s", 10),
+        ("MB", 8),
+        ("rate", 9),
+        ("images", 8),
+        ("updates", 10),
+        ("time", 8),
+        ("faster", 8),
+    )
+    lines = ["".join(f"{head:>{width}}" for head, width in heads)]
+    for row in table:
+        shown = (
+            str(row.batch_size),
+            number(round(row.images_per_second)),
+            UNDETERMINED if math.isnan(row.bytes) else number(round(row.bytes / 1e6)),
+            f"{row.learning_rate:.3g}",
+            *(
+                [UNDETERMINED] * 4
+                if math.isnan(row.images)
+                else [f"{row.images:.2f}", number(round(row.updates)), duration(row.seconds), f"{row.speedup:.2g}"]
+            ),
+        )
+        lines.append("".join(f"{word:>{width}}" for word, (_, width) in zip(shown, heads, strict=True)))
+    return "\n".join(lines)
 
 
 def _heading(found: Findings) -> str:

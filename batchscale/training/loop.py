@@ -229,7 +229,7 @@ class Training:
         Returns False if worker 0 stopped within the epoch, True otherwise; worker 0 itself raises instead.
         """
         seed, end = self.experiment.seed, epoch * self.updates_per_epoch
-        order = self._order(epoch)
+        order = self.order(epoch)
         self.model.train()
         with randomness.preserved(self.device):
             if self._random_state is None:
@@ -263,7 +263,7 @@ class Training:
         started = self._clock()
         while self.updates < end and not is_due:
             first = self.updates % self.updates_per_epoch * size
-            self._update(order[first : first + size])
+            self.update(order[first : first + size])
             is_due = time.perf_counter() - started > PULSE_SECONDS if alone else self.updates == pulse
         return self._pause(started)
 
@@ -286,23 +286,27 @@ class Training:
         self.group.in_step = next_pulse is None
         return next_pulse
 
-    def _order(self, epoch: int) -> Tensor:
+    def order(self, epoch: int) -> Tensor:
         """The training images in the order of a 1-based epoch, on the device, see `augmentation.drawn`."""
         images, seed = self.data.train_images, self.experiment.seed
         order = randomness.permutation(len(images), seed, epoch).to(self.device)
         return augmentation.drawn(order, self.experiment.augment, tuple(images.shape[1:3]), seed, epoch)
 
     def _batch(self, part: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and labels of a part of an `_order`: float32 `(b, c, h, w)` and int64 `(b,)`."""
+        """Images and labels of a part of an `order`: float32 `(b, c, h, w)` and int64 `(b,)`."""
         if part.ndim == 1:
             return self.data.batch(part)
         images, indices = self.data.train_images, part[:, 0]
         images = augmentation.changed(images.index_select(0, indices), part[:, 1:])
         return self.data.normalised(images), self.data.train_labels.index_select(0, indices)
 
-    def _update(self, minibatch: Tensor) -> None:
-        """One optimizer step on a minibatch, part of an `_order`, its gradient summed exactly over micro-batches."""
-        learning_rate = self.experiment.learning_rate(self.updates, self.updates_per_epoch)
+    def update(self, minibatch: Tensor, learning_rate: float | None = None) -> None:
+        """One optimizer step on a minibatch, part of an `order`, its gradient summed exactly over micro-batches.
+
+        The learning rate is the experiment's for this update, unless another one is given.
+        """
+        if learning_rate is None:
+            learning_rate = self.experiment.learning_rate(self.updates, self.updates_per_epoch)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = learning_rate * rate
         try:
@@ -445,7 +449,7 @@ class Training:
                 return noise_scale.measure(
                     self.model,
                     loss,
-                    self._order(epoch),
+                    self.order(epoch),
                     random_seed=random_seed,
                     micro_batch_size=size,
                     micro_batches=images // size,

@@ -3,10 +3,12 @@
 import contextlib
 import ctypes
 import gc
+import math
 import platform
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 
@@ -65,6 +67,66 @@ def largest_that_fits(attempt: Callable[[int], None], images: int) -> int:
             images = middle
         free_memory()
     return fits
+
+
+class Gauge:
+    """The most memory that this process held on a device since the gauge was made, in bytes above what it held then.
+
+    On a CPU it reads the resident memory of the process, on Linux alone; elsewhere, and on Apple's GPU, the peak is 0.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self._before = torch.cuda.memory_allocated(device)
+        else:
+            with contextlib.suppress(OSError):  # resets the peak to what is held now
+                Path("/proc/self/clear_refs").write_text("5")
+            self._before = _resident("VmHWM")
+
+    def peak(self) -> int:
+        """Bytes."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) - self._before
+        return _resident("VmHWM") - self._before if self.device.type == "cpu" else 0
+
+    def room(self) -> float:
+        """Bytes that are free now, on a CPU also within the limit of a container; infinite where nobody knows."""
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            return free + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return min(_free(), _left_in_container()) if self.device.type == "cpu" else math.inf
+
+
+def _resident(field: str) -> int:
+    return _kilobytes(Path("/proc/self/status"), field) or 0
+
+
+def _free() -> float:
+    found = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+    return math.inf if found is None else found
+
+
+def _kilobytes(path: Path, field: str) -> int | None:
+    """A field of one of Linux's tables, in bytes."""
+    try:
+        lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+        return 1024 * int(lines[field].split()[0])
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _left_in_container() -> float:
+    """What the control group of this process, version 2 or 1, leaves; infinite without one."""
+    root = Path("/sys/fs/cgroup")
+    for most, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
+            return int((root / most).read_text()) - int((root / used).read_text())
+    return math.inf
 
 
 @contextlib.contextmanager

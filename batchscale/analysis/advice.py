@@ -84,9 +84,10 @@ class Prediction:
     reasons: tuple[Reason, ...] = ()
 
     def images(self, batch_size: float) -> float:
-        """Images to the same loss relative to the reference, geometric mean over the checkpoints; NaN if unknown."""
-        found = [local.images(batch_size) for local in self.locals if local.curve is not None]
-        return float(np.exp(np.mean(np.log(found)))) if found else math.nan
+        """Images to the same loss relative to the reference, geometric mean over checkpoints; NaN if unknown."""
+        found = [local.images(batch_size) for local in self.locals]
+        known = [images for images in found if not math.isnan(images)]
+        return float(np.exp(np.mean(np.log(known)))) if known else math.nan
 
 
 @dataclass(frozen=True)
@@ -199,23 +200,21 @@ def _predicted(rule: str, measured: Measured) -> Prediction:
     if not known:
         reasons = tuple(dict.fromkeys(reason for local in locals_ for reason in local.reasons))
         return Prediction(estimate=None, low=None, high=None, is_at_least=False, reasons=reasons, **found)
-    # Where the reference itself wastes half of its images, nothing larger can be better; where nothing does, the
-    # largest that was tried is a lower bound.
-    is_open = [local.estimate is None and not local.reasons for local in known]
-    logs = np.log(
-        [
-            local.estimate or (local.largest if above else local.batch_size)
-            for local, above in zip(known, is_open, strict=True)
-        ]
-    )
+    # Where nothing that was tried was too large, the largest is a lower bound, which says nothing below the others.
+    found_at = [math.log(local.estimate) for local in known if local.estimate is not None]
+    bounds = [math.log(local.largest) for local in known if local.estimate is None]
+    is_open = [bound > np.mean(found_at) for bound in bounds] if found_at else [True]
+    logs = [*found_at, *(bound for bound, is_above in zip(bounds, is_open, strict=False) if is_above)]
     within = [
-        (math.log(local.high / local.low) / 3.92) ** 2
+        (math.log(max(end / local.estimate, local.estimate / end)) / 1.96) ** 2
         for local in known
-        if local.low is not None and local.high is not None
+        if local.estimate is not None
+        for end in (local.low, local.high)
+        if end is not None
     ]
     between = [float(np.var(logs, ddof=1))] if len(logs) > 1 else []
     centre, variance = float(np.mean(logs)), max([*between, *([np.mean(within)] if within else [])], default=None)
-    if all(is_open):
+    if not found_at:
         reason = Reason.of("all kept", size=min(local.largest for local in known))
         low = float(min(local.largest for local in known))
         return Prediction(estimate=None, low=low, high=None, is_at_least=True, reasons=(reason,), **found)
@@ -264,7 +263,7 @@ def _recommended(table: tuple[Row, ...], main: Prediction | None) -> tuple[Row |
     best = np.minimum.accumulate([row.seconds for row in known[::-1]])[::-1]
     knee = next(row for row, least in zip(known, best, strict=True) if least >= (1 - SAVING) * row.seconds - SLACK)
     most = main.estimate or main.low
-    kept = [row for row in known if row.batch_size <= most] or known[:1]
+    kept = [row for row in known if row.batch_size <= most * (1 + SLACK)] or known[:1]
     least = min(row.seconds for row in kept)
     return next(row for row in kept if row.seconds <= (1 + SAVING) * least), knee.batch_size
 

@@ -3,6 +3,7 @@
 import math
 
 from batchscale.analysis.advice import Advice, Prediction
+from batchscale.analysis.local_critical_batch_size import Local
 from batchscale.analysis.reasons import together
 from batchscale.analysis.words import count, duration, images, interval, listed, number, percent
 from batchscale.modes import rule_phrase
@@ -49,13 +50,19 @@ def _kept(found: Prediction) -> str:
     return f"needs twice the images{least} at {images(found.estimate)}{f' (95 % interval {within})' if within else ''}"
 
 
+def _local(found: Local) -> str:
+    if found.reasons:
+        return "undetermined"
+    return f"> {found.largest}" if found.estimate is None else images(found.estimate)
+
+
 def uncertainty(advice: Advice) -> list[str]:
     """What the prediction rests on, and what it does not know."""
     measured, main = advice.measured, advice.main
     lines = []
     if main is not None:
         epochs = [local.updates / measured.updates_per_epoch for local in main.locals]
-        each = [images(local.estimate) if local.estimate else f"> {local.largest}" for local in main.locals]
+        each = [_local(local) for local in main.locals]
         lines.append(
             f"the prediction rests on branches after {listed(f'{epoch:.2g}' for epoch in epochs)} "
             f"{'epoch' if epochs == [1] else 'epochs'} ({listed(each)}), each over {number(measured.window)} images at "

@@ -76,8 +76,8 @@ def crossing(
 
     Args:
         sizes: batch sizes, rising; at least one.
-        means, errors: of the curve at each, and the standard error of each. NaN errors mean that none is known: then
-            there is an estimate and no interval.
+        means, errors: of the curve at each, 0 or more, and the standard error of each. NaN errors mean that none is
+            known: then there is an estimate and no interval.
         freedom: degrees of freedom of the errors.
         level: what is crossed; see `Level`.
         confidence: of the interval.
@@ -129,7 +129,8 @@ def _estimate(x: np.ndarray, fit: np.ndarray, value: float) -> float | None:
     last = kept[-1]
     if fit[last] <= value + SLACK:
         return float(x[last])
-    return float(optimize.brentq(lambda at: _interpolant(x, fit)(at) - value, x[last], x[last + 1]))
+    curve = _interpolant(x, fit)
+    return float(optimize.brentq(lambda at: curve(at) - value, x[last], x[last + 1]))
 
 
 def _between(

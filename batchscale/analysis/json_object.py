@@ -72,7 +72,7 @@ def _prediction(found: Prediction, updates_per_epoch: int) -> dict:
     checkpoints = [
         {"epoch": local.updates / updates_per_epoch}
         | {name: getattr(local, name) for name in names}
-        | {"curve": None if local.curve is None else [list(local.curve.sizes), [-y for y in local.curve.values]]}
+        | {"losses": [{"batch_size": size, "loss": loss} for size, loss in local.losses]}
         | {"reason": together(local.reasons)}
         for local in found.locals
     ]

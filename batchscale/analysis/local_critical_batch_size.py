@@ -9,7 +9,7 @@ Pure functions.
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,8 @@ class Local:
     start: float  # loss before
     half: float  # loss of the reference after half of the window, and after all of it
     whole: float
-    curve: Crossing | None
+    losses: tuple[tuple[int, float], ...]  # batch sizes and mean losses of all branches; at most the one before
+    curve: Crossing | None  # of minus the loss
     reasons: tuple[Reason, ...] = ()
 
     def images(self, batch_size: float) -> float:
@@ -49,7 +50,14 @@ class Local:
         """
         if self.curve is None:
             return math.nan
-        loss = -float(self.curve.curve(np.array([float(batch_size)]))[0])
+        return self._images(-float(self.curve.curve(np.array([float(batch_size)]))[0]))
+
+    @property
+    def measured(self) -> list[tuple[int, float]]:
+        """Batch sizes and `images` of the branches themselves, without a curve through them."""
+        return [(size, self._images(loss)) for size, loss in self.losses]
+
+    def _images(self, loss: float) -> float:
         return 2 ** ((loss - self.whole) / (self.half - self.whole))
 
     def __str__(self) -> str:
@@ -76,7 +84,9 @@ def of(rows: Iterable) -> tuple[Local, ...]:
     table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame([asdict(row) for row in rows])
     if table.empty:
         return ()
-    return tuple(_one(*key, part) for key, part in table.groupby(["updates", "rule"], sort=False))
+    parts = table.groupby(["updates", "rule"], sort=False)
+    # One that ended after the reference's first half window, because time was over, says nothing.
+    return tuple(_one(*key, part) for key, part in parts if part["images"].nunique() > 1)
 
 
 def _one(updates: int, rule: str, table: pd.DataFrame) -> Local:
@@ -96,19 +106,22 @@ def _one(updates: int, rule: str, table: pd.DataFrame) -> Local:
         "batch_size": first,
         "largest": int(sizes[-1]),
         "destroyed_from": None if lost.empty else int(lost.min()),
+        "losses": tuple(zip(sizes.tolist(), means.tolist(), strict=True)),
         "start": start,
         "half": half,
         "whole": whole,
     }
     unknown = {"estimate": None, "low": None, "high": None, "curve": None}
-    counts = cells.count().to_numpy()
-    every = [*cells.var(ddof=1), halves.var(ddof=1)], [*counts - 1, len(halves) - 1], [*means - whole, gap]
     if not 0 < gap < math.inf:
         return Local(**known, **unknown, reasons=(Reason.of("no progress", half=half, whole=whole),))
+    counts = cells.count().to_numpy()
+    every = [*cells.var(ddof=1), halves.var(ddof=1)], [*counts - 1, len(halves) - 1], [*means - whole, gap]
     variances, freedom = moderated(*map(np.array, (every[0], every[1], _GAP * np.array(every[2]) / gap)))
     errors = np.sqrt(variances / [*counts, len(halves)])
     if gap < stats.t.ppf(0.95, max(freedom[-1], 1)) * np.hypot(errors[0], errors[-1]):
         return Local(**known, **unknown, reasons=(Reason.of("no progress", half=half, whole=whole),))
-    level = Level(-half, error=errors[-1])
-    found = crossing(sizes, -means, errors[:-1], float(np.median(freedom)), level)
+    top = max(start, half) + gap  # as a height below it, a loss is above 0, as the crossing's least squares need it
+    level = Level(top - half, error=errors[-1])
+    found = crossing(sizes, top - means, errors[:-1], float(np.median(freedom)), level)
+    found = replace(found, values=tuple(height - top for height in found.values))
     return Local(**known, estimate=found.estimate, low=found.low, high=found.high, curve=found)

@@ -25,6 +25,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from batchscale.analysis.advice import Advice
 from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
 from batchscale.analysis.critical_batch_size import steps_to_target
 from batchscale.analysis.findings import Effect, Findings, ToTarget
@@ -48,6 +49,7 @@ COLUMN_LABELS = {
     "running_time": "running time (s)",
     "learning_rate": "learning rate",
 }
+_MOST_IMAGES = 8  # times those of the reference; what needs more is off the scale of `advice`
 # Columns whose values span powers of ten over the batch sizes.
 LOGARITHMIC = ("running_time", "learning_rate", "updates", "time_to_target")
 
@@ -590,6 +592,42 @@ def projection(ax: Axes, mode: ModeProjection | None, names: Iterable[str] = ())
     ax.set_title("" if mode is None else mode.mode.label, fontsize=10)
     ax.set_xlabel("workers")
     ax.set_ylabel(COLUMN_LABELS["time_to_target"])
+
+
+def advice(ax: Axes, advice: Advice) -> None:
+    """Images to the same loss, relative to the reference, against the batch size: a line per checkpoint.
+
+    Where a line crosses 2, half of the images are wasted: the local critical batch size. The shaded part is the 95 %
+    interval of the prediction over all checkpoints; a vertical line marks the recommended batch size.
+    """
+    main = advice.main
+    known = [local for local in main.locals if local.curve is not None] if main else []
+    if not known:
+        _nothing(ax, textwrap.fill(together(advice.reasons) or "no branches", 40))
+        return
+    shades = plt.get_cmap("viridis")(np.linspace(0.1, 0.8, len(known)))
+    for local, shade in zip(known, shades, strict=True):
+        epoch = local.updates / advice.measured.updates_per_epoch
+        ax.plot(*_until(local.measured, _MOST_IMAGES), "o", markersize=4, color=shade, label=f"after epoch {epoch:.2g}")
+        grid = np.geomspace(*local.curve.sizes[:: len(local.curve.sizes) - 1], 100)
+        ax.plot(*_until([(size, local.images(size)) for size in grid], _MOST_IMAGES), color=shade)
+    ax.axhline(2, color="0.4", linewidth=1, linestyle="--", label="twice the images")
+    _log2_axis(ax, [size for local in known for size, _ in local.losses])
+    if main.low is not None or main.high is not None:
+        limits = ax.get_xlim()
+        ends = (main.low or limits[0], main.high or limits[1])
+        ax.axvspan(*ends, color="0.5", alpha=0.15, linewidth=0, label="prediction, 95 % interval")
+        ax.set_xlim(*limits)
+    if advice.recommended is not None:
+        ax.axvline(advice.recommended.batch_size, color="#D55E00", linewidth=1, label="recommended")
+    ax.set_ylabel("images to the same loss,\nrelative to the reference")
+    _legend(ax)
+
+
+def _until(points: Iterable[tuple[float, float]], most: float) -> tuple[list[float], list[float]]:
+    """Places and heights of the points up to a height."""
+    kept = [point for point in points if point[1] <= most]
+    return [place for place, _ in kept], [height for _, height in kept]
 
 
 def image_grid(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], columns: int = 10) -> Figure:

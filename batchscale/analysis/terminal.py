@@ -29,7 +29,10 @@ from batchscale.analysis.words import (
 )
 
 _INDENT = "    "
-_MEANING_OF_ROWS = f"images, updates, time: to the loss of the reference; images and faster relative to it; {UNDETERMINED} : not tried."
+_MEANING_OF_ROWS = (
+    "images, updates and time are those to the loss of the reference; images and faster are relative to it; "
+    f"{UNDETERMINED} : not tried."
+)
 
 
 def text(found: Findings, width: int = 80) -> str:

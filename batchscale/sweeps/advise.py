@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from itertools import takewhile
 from numbers import Real
 from typing import TYPE_CHECKING
 
@@ -33,7 +32,7 @@ CHECKPOINTS = (1, 2, 4)  # epochs
 ORDERS = 2
 _TIMING = 0.15, 60.0  # share of the time for the throughput, and the most seconds
 _TRAINING = 0.4  # share of the rest for the reference's own training
-_WIDE = 0.5  # of an epoch; where the window of all rules would be shorter, only the rule that was asked for is tried
+_WIDE = 0.5  # of an epoch; later checkpoints, and the other rules, are left out where the window would be shorter
 _LEAST_MINIBATCHES = 20  # of a window: two updates of the smallest branches that could tell anything
 
 
@@ -75,6 +74,7 @@ def advise(
     share, most = _TIMING
     speeds = throughput.measure(experiment, data, seconds=min(most, share * 60 * minutes))
     _say(_throughput(speeds))
+    _require_room(experiment, speeds)
     with memory.memory_kept():
         reference = branches.Reference(experiment, data)
         measuring = _Measuring(reference, speeds, experiment, deadline, clock)
@@ -104,8 +104,18 @@ def _require_reference(experiment: Experiment, images: int) -> None:
     if images // experiment.reference_batch_size < _LEAST_MINIBATCHES:
         raise UserError(
             f"reference_batch_size is {experiment.reference_batch_size} and there are {images} training images; "
-            f"branches need at least {_LEAST_MINIBATCHES} minibatches: lower the reference batch size, or use more images"
+            f"branches need at least {_LEAST_MINIBATCHES} minibatches: lower reference_batch_size, or use more images"
         )
+
+
+def _require_room(experiment: Experiment, speeds: "Throughput") -> None:
+    size, largest = experiment.reference_batch_size, speeds.speeds[-1]
+    if largest.batch_size < size:
+        why = {
+            "memory": f"only {largest.batch_size} fit; lower reference_batch_size, or use a smaller network",
+            "time": f"an update of {largest.batch_size} takes {largest.seconds:.2g} s already; give it more minutes",
+        }
+        raise UserError(f"reference_batch_size is {size}, but on this device {why[speeds.limit]}")
 
 
 class _Measuring:
@@ -124,6 +134,10 @@ class _Measuring:
         self.rows: list[Branch] = []
         self.noise_scales: list[NoiseScaleAt] = []
         self.window = 0
+        before = clock()
+        reference.loss()
+        self._evaluation = clock() - before  # seconds, after every branch
+        self._pace = 1.0  # seconds that branches took, over those that were planned
 
     def run(self) -> None:
         """Train to each checkpoint that the time allows, and branch off."""
@@ -131,8 +145,14 @@ class _Measuring:
         per_epoch = reference.training.updates_per_epoch
         epoch_seconds = per_epoch * update_seconds(self.throughput, size)
         left = self.deadline - self.clock()
-        epochs = [epoch for epoch in CHECKPOINTS if epoch <= max(1, self.experiment.epochs - 1)]
-        epochs = list(takewhile(lambda epoch: epoch * epoch_seconds <= _TRAINING * left, epochs))
+        half = self._seconds(len(self.reference.training.data.train_images) // 2 // size * size, self._rules()[:1])
+        epochs = [
+            epoch
+            for number, epoch in enumerate(CHECKPOINTS, start=1)
+            if epoch * epoch_seconds <= _TRAINING * left
+            and epoch < max(2, self.experiment.epochs)
+            and (number == 1 or epoch * epoch_seconds + number * half <= left)
+        ]
         end = math.inf if epochs else self.clock() + _TRAINING * left
         for place, epoch in enumerate(epochs or [1]):
             reference.train(epoch * per_epoch, lambda: self.clock() >= end)
@@ -145,12 +165,14 @@ class _Measuring:
                 return
 
     def _require_trained(self) -> None:
+        if not self.reference.training.updates:
+            raise UserError("the time was over before the reference's first update; give it more minutes")
         loss = self.reference.loss()
         if not loss < self.reference.begin:
             raise UserError(
-                f"the reference does not train: its loss was {number(self.reference.begin)} and is {number(loss)} after "
-                f"{count(self.reference.training.updates, 'update')}, with base_lr {self.experiment.base_lr:g} at batch "
-                f"size {self.experiment.reference_batch_size}; choose another base_lr, or more minutes"
+                f"the reference does not train: its loss was {number(self.reference.begin)} and is {number(loss)} "
+                f"after {count(self.reference.training.updates, 'update')}, with base_lr {self.experiment.base_lr:g} "
+                f"at batch size {self.experiment.reference_batch_size}; choose another base_lr, or more minutes"
             )
 
     def _measure_noise_scale(self) -> None:
@@ -162,20 +184,22 @@ class _Measuring:
 
     def _branch(self, seconds: float, *, is_first: bool) -> bool:
         """Branch off within these seconds; False if they do not suffice."""
-        window, factors = self._plan(seconds)
-        if not window:
+        window, factors = self._plan(seconds / self._pace)
+        if not window or window < self.window / 2:  # a short one says less than the time is worth
             if is_first:
                 needed = self._seconds(_LEAST_MINIBATCHES * self.experiment.reference_batch_size, self._rules()[:1])
                 raise UserError(
                     f"{duration(max(0.0, seconds))} are left for branches, which need {duration(needed)} at least; "
-                    f"give it {number(math.ceil((needed / (1 - _TRAINING) + 30) / 60))} minutes or more"
+                    f"give it {count(math.ceil((needed / (1 - _TRAINING) + 30) / 60), 'minute')} or more"
                 )
             return False
         self.window = max(self.window, window)
+        before = self.clock()
         for row in self.reference.branches(window, factors, ORDERS):
             self.rows.append(row)
             if self.clock() > self.deadline:
                 break
+        self._pace = max(1.0, (self.clock() - before) / self._seconds(window, list(factors)))
         _say(
             f"epoch {self.reference.epochs:.3g}: branches over {number(window)} images, "
             f"{duration(max(0, self.deadline - self.clock()))} left"
@@ -199,25 +223,19 @@ class _Measuring:
         return 0, {}
 
     def _factors(self, window: int, rules: list[LRScaling]) -> dict[LRScaling, list[int]]:
-        """All doublings for the rule that was asked for, every second one for the others."""
+        """For every rule, up to what fits on the device."""
         from batchscale.training.branches import factors_of
 
         size = self.experiment.reference_batch_size
-        every = factors_of(window // size, self.speeds.largest / size)
-        return {rule: every if rule == rules[0] else every[1::2] or every for rule in rules}
+        return dict.fromkeys(rules, factors_of(window // size, self.speeds.largest / size))
 
     def _seconds(self, window: int, rules: list[LRScaling]) -> float:
         """What branches over such a window take."""
-        from batchscale.training.branches import EVALUATED
-
         size = self.experiment.reference_batch_size
-        factors = [factor for of_rule in self._factors(window, rules).values() for factor in of_rule]
+        factors = [factor for of_rule in self._factors(window, rules).values() for factor in (*of_rule, *of_rule[:1])]
         per_image = [1.5 * update_seconds(self.throughput, size) / size]  # half a window, and a whole one
         per_image += [update_seconds(self.throughput, factor * size) / (factor * size) for factor in factors]
-        data = self.reference.training.data
-        evaluated = len(data.test_images) + min(10_000, len(data.train_images))
-        evaluation = self.speeds.evaluation_seconds * min(EVALUATED, len(data.train_images)) / evaluated
-        return ORDERS * (window * sum(per_image) + (len(factors) + 2) * evaluation)
+        return ORDERS * (window * sum(per_image) + (len(factors) + 2) * self._evaluation)
 
 
 def _shrinking(images: int, size: int) -> Iterator[int]:

@@ -12,7 +12,8 @@ In a training script of your own, with a network, an optimizer and a data loader
 
     # … after an epoch or two of training:
     rows = branch(model, optimizer, loss, list(islice(loader, 1024)), list(islice(test_loader, 32)), batch_size=32)
-    print(local.of(rows))
+    for each in local.of(rows):
+        print(each)
 
 Network and optimizer are left as they are. `Reference` does the same with an `Experiment`.
 """
@@ -36,7 +37,7 @@ from batchscale.training.loop import Training
 from batchscale.training.network import unchanged
 
 LEAST_UPDATES = 5  # of a window; a minibatch that leaves fewer is not tried
-EVALUATED = 4000  # training images on which copies are compared
+EVALUATED = 2000  # training images on which copies are compared
 RULES: tuple[LRScaling, ...] = ("linear", "sqrt", "none")
 
 
@@ -61,13 +62,15 @@ class Branch:
 
 
 def factors_of(minibatches: int, largest: float = math.inf) -> list[int]:
-    """2, 4, 8 …: by how many times a minibatch may grow with five updates or more in a window of so many minibatches.
+    """By how many times a minibatch may grow in a window of so many: every second doubling, down from the largest that
+    leaves five updates.
 
-    >>> factors_of(100), factors_of(100, largest=4)
-    ([2, 4, 8, 16], [2, 4])
+    >>> factors_of(100), factors_of(660), factors_of(660, largest=40)
+    ([4, 16], [2, 8, 32, 128], [2, 8, 32])
     """
-    powers = range(1, max(1, minibatches // LEAST_UPDATES).bit_length())
-    return [2**power for power in powers if 2**power <= largest]
+    most = min(minibatches // LEAST_UPDATES, largest)
+    powers = range(int(math.log2(most)), 0, -2) if most >= 2 else ()
+    return [2**power for power in powers][::-1]
 
 
 def compare(
@@ -85,6 +88,8 @@ def compare(
 
     All copies of an order use the same images one after another. The copies of a rule grow until one ends with a
     higher loss than it began with: there the rate of the rule is too high for the network, and larger ones are worse.
+    Between the last that does at least as well as the reference with half of the images, and the first that does not,
+    one more is trained.
 
     Args:
         train: trains a copy by a rule, with minibatches a number of times as large, on some of the window's
@@ -110,11 +115,17 @@ def compare(
         half, whole = row("none", 1, minibatches[: len(window) // 2]), row("none", 1, minibatches)
         for rule in factors:
             yield from (replace(half, rule=rule), replace(whole, rule=rule))
+            kept, lost = 1, None
             for factor in factors[rule]:
                 found = row(rule, factor, minibatches)
                 yield found
+                if found.loss <= half.loss:
+                    kept = factor
+                lost = factor if lost is None and found.loss > half.loss else lost
                 if not found.loss <= start:
                     break
+            if lost is not None and lost >= 4 * kept:
+                yield row(rule, 2 ** round(math.log2(kept * lost) / 2), minibatches)
 
 
 def branch(
@@ -209,6 +220,7 @@ class Reference:
         self.training = Training(self._experiment, data)
         self.begin = self.loss()
         self._epoch, self._minibatches = 0, ()
+        self._random_state: dict | None = None  # of the generators within an epoch
 
     @property
     def epochs(self) -> float:
@@ -223,6 +235,8 @@ class Reference:
         """
         training = self.training
         with randomness.preserved(training.device):
+            if self._random_state is not None:
+                randomness.set_generators(self._random_state, training.device)
             training.model.train()
             while training.updates < updates and not is_over():
                 epoch, place = divmod(training.updates, training.updates_per_epoch)
@@ -233,6 +247,7 @@ class Reference:
                         training.order(epoch + 1).split(training.experiment.batch_size),
                     )
                 training.update(self._minibatches[place])
+            self._random_state = randomness.generators_state(training.device)
 
     def loss(self, training: Training | None = None) -> float:
         """Mean loss over fixed training images, in eval mode; infinite if it is not finite."""

@@ -114,8 +114,8 @@ def _try_each(
         except memory.OutOfMemory as problem:
             if not peaks:
                 raise UserError(
-                    f"{problem}, so that the device is full at batch size {size}; use a smaller network, "
-                    f"a lower precision or another device"
+                    f"the device is full at batch size {size} ({memory.reason(problem.__cause__)}); use a smaller "
+                    f"network, a lower precision or another device"
                 ) from None
             memory.free_memory()
             return peaks, "memory"

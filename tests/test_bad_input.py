@@ -114,6 +114,7 @@ TRAIN = ["train", "--dataset", "digits", "--width", "0.1", "--train-size", "128"
 OWN = ["train", "--batch-size", "2", "--model", "networks:linear", "--width", "1", "--dataset"]
 IMPORT = ["import", "{}/log.csv", "--to", "{}/new", "--name", "a"]
 STATE = ["import", "{}/trainer_state.json", *IMPORT[2:]]
+ADVISE = ["advise", "--dataset", "digits", "--train-size", "160", "--model", "networks:linear", "--minutes", "0.2"]
 OWN_NETWORK = ["project", "{}", "--latency"]
 LINK = ["--latency", "1", "--bandwidth", "1"]
 CIFAR = ["train", "--batch-size", "64", "--data-root"]
@@ -121,7 +122,7 @@ CIFAR = ["train", "--batch-size", "64", "--data-root"]
 # What is there beforehand, the command ({} is its folder), its exit code and a part of the line that it prints.
 BAD = [
     # commands and flags
-    (None, [], 2, "Expected one of {train, sweep, study"),
+    (None, [], 2, "Expected one of {train, sweep, find, "),
     (None, ["fly"], 2, "fly"),
     (None, ["train"], 2, "--batch-size"),
     (None, [*TRAIN, "--batch-size", "8", "--bose-lr", "1"], 2, "--bose-lr"),
@@ -164,6 +165,29 @@ BAD = [
     (None, ["sweep", *TRAIN[1:], "--shard", "0/4"], 2, "shard is '0/4'; it must be i/n with i from 1 to n"),
     (None, ["sweep", *TRAIN[1:], "--gpus-per-run", "1"], 2, "require engine ray, but engine is processes; set"),
     (None, ["sweep", *TRAIN[1:], "--engine", "cloud"], 2, "invalid choice 'cloud'"),
+    (None, ["find", *TRAIN[1:]], 2, "neither hours nor within is given; give a budget (hours 3), a width"),
+    (None, ["find", *TRAIN[1:], "--hours", "-1"], 2, "hours is -1.0; it must be a number above 0"),
+    (None, ["find", *TRAIN[1:], "--hours", "nan"], 2, "hours is nan; it must be a number above 0"),
+    (None, ["find", *TRAIN[1:], "--within", "1"], 2, "within is 1.0; it must be a number above 1"),
+    (None, ["find", *TRAIN[1:], "--within", "2", "--tolerance", "0"], 2, "tolerance is 0.0; it must be a fraction"),
+    (None, ["find", *TRAIN[1:], "--within", "2", "--names", "baseline_small"], 2, "name a mode to compare with"),
+    (None, ["find", *TRAIN[1:], "--within", "2", "--names", "../evil"], 2, "name is '../evil'"),
+    (None, ["find", *TRAIN[1:], "--within", "2", "--small", "129"], 2, "small is 129; it must be batch sizes from 1"),
+    (None, ["find", *TRAIN[1:], "--within", "2", "--largest", "8"], 2, "largest is 8; it must be a batch size above 8"),
+    (None, ["find", *TRAIN[1:], "--within", "2", "--epochs", "0"], 2, "epochs is 0"),
+    (None, ["find", *TRAIN[1:], "--within", "2", "--workers", "0"], 2, "workers is 0"),
+    (
+        None,
+        ["find", *TRAIN[1:], "--hours", "0.0005", "--epochs", "9999"],
+        2,
+        "hours is 0.0005, but the shortest run of the reference, at batch size ",
+    ),
+    (
+        None,
+        ["find", *TRAIN[1:], "--within", "2", "--small", "8", "--base-lr", "1e12"],
+        2,
+        "the reference does not train: baseline_small diverges at every batch size, with base_lr 1e+12; choose a lower",
+    ),
     # networks
     (None, [*TRAIN, "--batch-size", "8", "--model", "models"], 2, "it must have the form module:name"),
     (None, [*TRAIN, "--batch-size", "8", "--model", "nowhere:CNN"], 2, "nowhere cannot be imported; start from the"),
@@ -461,6 +485,19 @@ BAD = [
         2,
         "source is ~nobody_here/a, but there is no home folder for ~nobo",
     ),
+    # advice
+    (None, [*ADVISE, "--minutes", "0"], 2, "minutes is 0.0; it must be a number above 0"),
+    (None, [*ADVISE, "--minutes", "nan"], 2, "minutes is nan; it must be a number above 0"),
+    (None, [*ADVISE, "--minutes", "0.0001"], 2, "already; give it more minutes"),
+    (None, [*ADVISE, "--train-size", "159"], 2, "reference_batch_size is 8 and there are 159 training images; b"),
+    (None, [*ADVISE, "--base-lr", "1000"], 2, "the reference does not train: its loss was 2.4"),
+    (None, [*ADVISE, "--lr-scaling", "cubic"], 2, "invalid choice 'cubic'"),
+    (None, [*ADVISE, "--epochs", "1"], 2, "warmup_epochs is 2.0 but epochs is 1"),
+    (None, [*ADVISE, "--model", "networks:fails_in_training"], 2, "fails_in_training failed in training, after upd"),
+    (None, [*ADVISE, "--device", "gpu"], 2, "device is 'gpu', which cannot be used here"),
+    (None, [*ADVISE, "--batch-size", "8"], 2, "--batch-size"),
+    (lambda folder: (folder / "a").touch(), [*ADVISE, "--data-dir", "{}/a"], 2, "{}/a cannot be written"),
+    (None, [*ADVISE, "--data-dir", "~nobody_here"], 2, "data_dir is ~nobody_here, but there is no home folder for"),
     # projection
     (None, ["project"], 2, "Missing from python -m batchscale project: DIR"),
     (None, ["project", "{}/missing"], 2, "there is no folder {}/missing; name the one that holds the CSVs"),
@@ -519,7 +556,7 @@ def test_bad_input(tmp_path, capsys, monkeypatch, prepare, arguments, code, mess
         capsys.readouterr()
     arguments = [*TRAIN, "--batch-size", "64"] if arguments is None else arguments
     arguments = [argument.replace("{}", str(tmp_path)) for argument in arguments]
-    if arguments and arguments[0] in ("train", "sweep") and "--data-dir" not in arguments:
+    if arguments and arguments[0] in ("train", "sweep", "find") and "--data-dir" not in arguments:
         arguments += ["--data-dir", str(tmp_path)]
     assert cli.main(arguments) == code
     captured = capsys.readouterr()

@@ -1,10 +1,13 @@
-"""Memory kept during training and returned afterwards, measured by the page faults of a separate process."""
+"""Memory kept during training and returned afterwards, by the page faults of a separate process; and the gauge."""
 
 import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import PROJECT
+
+from batchscale.training.memory import Gauge
 
 CODE = """
 import resource
@@ -36,3 +39,16 @@ assert resident() < start + 50
 def test_is_kept_inside_and_returned_on_exit():
     done = subprocess.run([sys.executable, "-c", CODE], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the gauge reads /proc")
+def test_gauge_sees_the_most_memory_that_was_held():
+    """Also what is freed by then, and not what another gauge saw before."""
+    megabyte = 2**20
+    gauge = Gauge(torch.device("cpu"))
+    assert 0 <= gauge.peak() < 5 * megabyte
+    held = torch.ones(50 * megabyte // 4)
+    del held
+    assert 45 * megabyte < gauge.peak() < 70 * megabyte
+    assert 0 <= Gauge(torch.device("cpu")).peak() < 5 * megabyte
+    assert gauge.room() > 0

@@ -117,7 +117,7 @@ class Schedule:
     """Batch sizes that grow with the critical one."""
 
     stages: tuple[Stage, ...]
-    saved: float  # share of the time that it saves over the recommended constant batch size; below 0 it costs
+    saved: float  # share of the time that it saves over the recommended constant batch size
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Advice:
         full_from: the smallest batch size with nine tenths of the most images per second.
         recommended: a row of the table; None where nothing can be said.
         saving_up_to: the largest batch size that still saves a tenth over all smaller ones; None as above.
-        schedule: None where the critical batch size did not grow beyond doubt.
+        schedule: None where the critical batch size did not grow beyond doubt, or no time would be saved.
         reasons: why something is missing.
     """
 
@@ -166,9 +166,9 @@ def update_seconds(throughput: Sequence[Mapping], batch_size: float) -> float:
 def advise(measured: Measured) -> Advice:
     """Predictions, table and recommendation.
 
-    The recommended batch size is the smallest one, within the prediction, that is within a tenth of the shortest time
-    there. Updates to the loss that the reference has after E epochs of n images are E·n·r(B)/B, with r the images to
-    the same loss relative to the reference (`Local.images`); their time is that of as many updates.
+    The recommended batch size is the smallest one, within the prediction, over which no larger one there saves a tenth
+    of the time. Updates to the loss that the reference has after E epochs of n images are E·n·r(B)/B, with r the images
+    to the same loss relative to the reference (`Local.images`); their time is that of as many updates.
     """
     rules = dict.fromkeys(local.rule for local in measured.locals)
     predictions = {rule: _predicted(rule, measured) for rule in rules}
@@ -265,11 +265,13 @@ def _recommended(table: tuple[Row, ...], main: Prediction | None) -> tuple[Row |
     most = main.estimate or main.low
     kept = [row for row in known if row.batch_size <= most * (1 + SLACK)] or known[:1]
     least = min(row.seconds for row in kept)
-    return next(row for row in kept if row.seconds <= (1 + SAVING) * least), knee.batch_size
+    chosen = next(row for row in kept if least >= (1 - SAVING) * row.seconds - SLACK)
+    return chosen, knee.batch_size
 
 
 def _schedule(measured: Measured, main: Prediction | None, recommended: Row | None) -> Schedule | None:
-    """Powers of two times the reference that follow the local critical batch size, from the checkpoint of each on."""
+    """Powers of two times the reference that follow the local critical batch size, from the checkpoint of each on; None
+    unless that saves time."""
     if main is None or recommended is None:
         return None
     known = [local for local in main.locals if local.estimate is not None]
@@ -297,4 +299,6 @@ def _schedule(measured: Measured, main: Prediction | None, recommended: Row | No
     pairs = zip(stages, ends, strict=True)
     scheduled = sum((end - stage.epoch) * seconds(stage.batch_size, local) for (stage, local), end in pairs)
     constant = measured.experiment.epochs * recommended.images / recommended.images_per_second
+    if scheduled >= constant:
+        return None
     return Schedule(tuple(stage for stage, _ in stages), 1 - scheduled / constant)

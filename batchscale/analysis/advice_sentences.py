@@ -85,8 +85,7 @@ def schedule(advice: Advice) -> list[str]:
         return []
     first, *others = found.stages
     then = listed(f"{stage.batch_size} after epoch {stage.epoch:.2g}" for stage in others)
-    saved = f"saves {percent(found.saved)}" if found.saved > 0 else f"costs {percent(-found.saved)} more"
     return [
         f"the critical batch size grows during training: a schedule that begins with {first.batch_size} and takes "
-        f"{then} {saved} of the time against {advice.recommended.batch_size} throughout"
+        f"{then} saves {percent(found.saved)} of the time against {advice.recommended.batch_size} throughout"
     ]

@@ -72,7 +72,7 @@ def advise(
     deadline = started + 60 * minutes
     _require_reference(experiment, len(data.first(experiment.train_size).train_images))
     share, most = _TIMING
-    speeds = throughput.measure(experiment, data, seconds=min(most, share * 60 * minutes))
+    speeds = throughput.measure(experiment, data, seconds=min(most, share * 60 * minutes), clock=clock)
     _say(_throughput(speeds))
     _require_room(experiment, speeds)
     with memory.memory_kept():

@@ -214,13 +214,18 @@ class Reference:
     """
 
     def __init__(self, experiment: Experiment, data: Dataset):
-        plain = {"lr_scaling": "none", "warmup": "none", "decay": "none", "batch_size": experiment.reference_batch_size}
-        self._experiment = replace(experiment, **plain, micro_batch_size=None)
         self._micro_batch_size = experiment.micro_batch_size
+        plain = {"lr_scaling": "none", "warmup": "none", "decay": "none"}
+        self._experiment = replace(experiment, **plain, **self._sizes(experiment.reference_batch_size))
         self.training = Training(self._experiment, data)
         self.begin = self.loss()
         self._epoch, self._minibatches = 0, ()
         self._random_state: dict | None = None  # of the generators within an epoch
+
+    def _sizes(self, batch_size: int) -> dict:
+        """The batch size with the micro-batch size that was asked for, where this is not larger."""
+        micro = self._micro_batch_size
+        return {"batch_size": batch_size, "micro_batch_size": micro if micro and micro <= batch_size else None}
 
     @property
     def epochs(self) -> float:
@@ -228,11 +233,7 @@ class Reference:
         return self.training.updates / self.training.updates_per_epoch
 
     def train(self, updates: int, is_over: Callable[[], bool] = lambda: False) -> None:
-        """Train up to this number of updates since the beginning, or until `is_over`.
-
-        Raises:
-            UserError: its loss is not finite.
-        """
+        """Train up to this number of updates since the beginning, or until `is_over`."""
         training = self.training
         with randomness.preserved(training.device):
             if self._random_state is not None:
@@ -242,10 +243,8 @@ class Reference:
                 epoch, place = divmod(training.updates, training.updates_per_epoch)
                 if epoch + 1 != self._epoch:
                     randomness.seed_generators(randomness.epoch_seed(self._experiment.seed, epoch + 1))
-                    self._epoch, self._minibatches = (
-                        epoch + 1,
-                        training.order(epoch + 1).split(training.experiment.batch_size),
-                    )
+                    self._epoch = epoch + 1
+                    self._minibatches = training.order(epoch + 1).split(training.experiment.batch_size)
                 training.update(self._minibatches[place])
             self._random_state = randomness.generators_state(training.device)
 
@@ -277,14 +276,8 @@ class Reference:
 
     def _train_copy(self, rule: LRScaling, factor: int, minibatches: Sequence[Tensor]) -> float:
         """Loss of a copy after its window; infinite where it diverges."""
-        size = factor * self._experiment.batch_size
-        micro = self._micro_batch_size
-        varied = {
-            "batch_size": size,
-            "lr_scaling": rule,
-            "micro_batch_size": micro if micro and micro <= size else None,
-        }
-        experiment = replace(self._experiment, **varied)
+        sizes = self._sizes(factor * self._experiment.batch_size)
+        experiment = replace(self._experiment, **sizes, lr_scaling=rule)
         training = Training(experiment, self.training.data, model=copy.deepcopy(self.training.model))
         training.scaler.load_state_dict(self.training.scaler.state_dict())
         rate = experiment.scale * experiment.base_lr

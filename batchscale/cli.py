@@ -3,6 +3,7 @@
     python -m batchscale train --dataset digits --batch-size 32 --keep-state
     python -m batchscale train --name gradual_warmup_scaled_lr --batch-size 1024 --data-root datasets
     python -m batchscale sweep --dataset digits --small 8 32 --large 128 512 --seeds 0 1 --workers 2
+    python -m batchscale find --dataset digits --names scaled_lr --hours 0.05
     python -m batchscale study --out runs/study --dataset digits --small 8 32 --large 128 256 --seeds 0 1
     python -m batchscale import data --to runs/imported --dry-run
     python -m batchscale analyse data
@@ -32,7 +33,7 @@ from batchscale.errors import UserError, first_line
 from batchscale.experiment import LARGE_BATCH_SIZES, SEEDS, SMALL_BATCH_SIZES, Augment, Experiment
 from batchscale.modes import MODES, REFERENCE
 from batchscale.paths import typed
-from batchscale.schedules import Decay
+from batchscale.schedules import Decay, LRScaling, Warmup
 
 Folder = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
 
@@ -69,19 +70,29 @@ class Flags(Experiment):
         """The grid of one mode with the settings that were given."""
         from batchscale.sweeps import grid
 
-        settings = {field.name: getattr(self, field.name) for field in fields(Experiment)}
-        for key in ("name", "batch_size", "seed"):
-            del settings[key]
-        return grid(name, batch_sizes, seeds, **{key: value for key, value in settings.items() if value != "by-name"})
+        return grid(name, batch_sizes, seeds, **self.settings())
+
+    def settings(self) -> dict:
+        """The fields of an experiment that were given, without those that tell one run of a grid from another."""
+        given = {field.name: getattr(self, field.name) for field in fields(Experiment)}
+        return {
+            key: value
+            for key, value in given.items()
+            if key not in ("name", "batch_size", "seed") and value != "by-name"
+        }
 
     def run(self, experiments: list[Experiment], **how) -> None:
         """Train what is not recorded."""
         from batchscale import sweeps
 
+        sweeps.run(experiments, **how, **self.places())
+
+    def places(self) -> dict:
+        """The options that every command that trains has."""
         where = ("data_root", "scratch_dir", "when_locked")
         names = (*where, "on_out_of_memory", "save_seconds", "keep_state", "noise_scale")
         folder = self.data_dir or Path("runs") / re.sub(r"[^A-Za-z0-9_.-]", "-", self.dataset)
-        sweeps.run(experiments, data_dir=folder, **how, **{name: getattr(self, name) for name in names})
+        return {"data_dir": folder} | {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +145,45 @@ class Sweep(Flags):
             experiments = shard(experiments, self.shard)
         how = ("workers", "engine", "gpus_per_run", "cores_per_run", "ray_address")
         self.run(experiments, **{name: getattr(self, name) for name in how})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Find(Flags):
+    """Find the breaking points in accuracy within a budget, by the runs that are expected to say most per second."""
+
+    hours: float | None = None
+    """budget in hours; what is unfinished by then is saved and goes on when more hours are given"""
+    within: float | None = None
+    """stop once the 95 % interval of every mode is this narrow, high / low; at least one of the two is needed"""
+    names: tuple[str, ...] = tuple(name for name, mode in MODES.items() if mode.role == "compared")
+    """modes whose breaking points are wanted: the study's, or names of your own with --lr-scaling and --warmup"""
+    small: tuple[int, ...] = SMALL_BATCH_SIZES
+    """batch sizes of the reference, baseline_small"""
+    largest: int | None = None
+    """largest batch size to try; None: 8192, or the largest power of two that leaves an epoch four updates"""
+    tolerance: float = 0.01
+    """loss of accuracy, 0-1, that still counts as keeping it"""
+    workers: int = 1
+    """runs to train at the same time, each in a process of its own; on a CPU, use one per core"""
+    engine: Literal["processes", "ray"] = "processes"
+    """processes of this machine, or the machines of a Ray cluster (pip install "batchscale[ray]")"""
+    gpus_per_run: float = 0
+    """with ray: GPUs reserved for each run. With 0.5 two runs share one, with 0 a run sees none"""
+    cores_per_run: int = 1
+    """with ray: cores reserved for each run, and its number of threads"""
+    ray_address: str | None = None
+    """address of the Ray cluster; None: RAY_ADDRESS, this machine's cluster, or this machine alone"""
+    name: tyro.conf.Suppress[str] = ""
+    batch_size: tyro.conf.Suppress[int] = 0
+    seed: tyro.conf.Suppress[int] = 0
+
+    def __call__(self) -> None:
+        from batchscale import sweeps
+
+        asked = ("hours", "within", "names", "small", "largest", "tolerance")
+        how = ("workers", "engine", "gpus_per_run", "cores_per_run", "ray_address")
+        given = {name: getattr(self, name) for name in (*asked, *how)}
+        sweeps.find(self.settings(), **given, **self.places())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -403,10 +453,45 @@ class NoiseScale:
             _answer(f"gradient noise scale: not measurable, the noise hides the gradient (use more --images), {found}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Advise(Experiment):
+    """Predict in minutes which batch size to take: throughput, branches from a few checkpoints, noise scale."""
+
+    minutes: float = 10.0
+    """what all of it may take"""
+    lr_scaling: LRScaling = "linear"
+    """rate at larger batch sizes that the advice is for; the other rules are tried too where the time allows"""
+    warmup: Warmup = "gradual"
+    """of the recommended training"""
+    decay: Decay = "none"
+    """of the recommended training; the rate of a branch falls to 0 in any case"""
+    data_dir: str | None = None
+    """folder in which to keep advice.json, which find reads; None keeps nothing"""
+    data_root: str | None = None
+    """folder of the images; None: BATCHSCALE_DATA_ROOT if it is set, or else datasets"""
+    json: bool = False
+    """print one JSON object, with the same numbers and more"""
+    name: tyro.conf.Suppress[str] = REFERENCE.name
+    batch_size: tyro.conf.Suppress[int] = 1
+
+    def __post_init__(self):
+        """Validated when it becomes an `Experiment`, so that every error has one form."""
+
+    def __call__(self) -> None:
+        from batchscale.analysis import json_object, terminal
+        from batchscale.sweeps import advise
+
+        experiment = Experiment(**{field.name: getattr(self, field.name) for field in fields(Experiment)})
+        found = advise(experiment, minutes=self.minutes, data_dir=self.data_dir, data_root=self.data_root)
+        _answer(_json(json_object.advice_object(found)) if self.json else terminal.advice_text(found, _width()))
+
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Find, tyro.conf.subcommand("find")]
     | Annotated[Study, tyro.conf.subcommand("study")]
+    | Annotated[Advise, tyro.conf.subcommand("advise")]
     | Annotated[Analyse, tyro.conf.subcommand("analyse")]
     | Annotated[Project, tyro.conf.subcommand("project")]
     | Annotated[Import, tyro.conf.subcommand("import")]
@@ -462,7 +547,7 @@ def _run(arguments: list[str]) -> int:
         streams.finish()
 
 
-def _parse(arguments: list[str]) -> Train | Sweep | Study | Analyse | Project | Import | NoiseScale:
+def _parse(arguments: list[str]) -> Train | Sweep | Find | Study | Analyse | Project | Import | NoiseScale:
     # tyro explains a wrong flag in a box of several lines; here, as everywhere, an error is one line.
     message = io.StringIO()
     try:

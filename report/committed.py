@@ -20,7 +20,7 @@ from batchscale.analysis.findings import Findings
 from batchscale.analysis.words import goal
 from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, Experiment
 from batchscale.modes import MODES
-from batchscale.sweeps.notebooks import RESULTS, TRAINING
+from batchscale.sweeps.notebooks import FINDING, RESULTS, TRAINING
 from report.build import build, read
 from report.contents import built_from, verdicts
 
@@ -43,6 +43,7 @@ def _notebooks() -> str:
         rate = mode.summary.format(**vars(study))
         rows.append([f"`{mode.notebook}`", f"{sizes[0]} … {sizes[-1]}", rate])
     rows.append([f"`{RESULTS}`", "", "none: it loads the records, plots them, and states the breaking points"])
+    rows.append([f"`{FINDING}`", "", "any, for a network of your own: a prediction in minutes, the answer in hours"])
     return _table(rows)
 
 

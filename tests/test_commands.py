@@ -86,6 +86,12 @@ def small(command: str) -> str:
         return f"{command} {SMALL}"
     if " sweep " in command:  # the engine of a Ray cluster is tested in test_ray.py
         return f"{command} {SMALL} --seeds 0 --names scaled_lr --large 128 256 --workers 1 --engine processes"
+    if " find " in command:
+        return f"{command.replace('--hours 0.05', '--hours 0.005')} {SMALL} --small 16 32"
+    if " advise " in command:
+        return f"{command} --width 0.1 --train-size 1100 --minutes 0.2"
+    if " find " in command:
+        return f"{command} {SMALL} --names scaled_lr --small 16 --largest 64 --hours 0.004"
     if " study " in command:
         return f"{command} --width 0.1 --epochs 2 --warmup-epochs 1 --train-size 256 --small 16 32 --large 64"
     if "noise-scale" in command:
@@ -112,7 +118,7 @@ def run(command: str) -> None:
 
 def test_there_are_commands_of_every_kind():
     words = {word for command in [*README, *HELP] for word in command.split()}
-    assert {"train", "sweep", "study", "analyse", "project", "import", "noise-scale", "make", "sbatch"} <= words
+    assert {"train", "sweep", "find", "study", "analyse", "project", "import", "noise-scale", "make", "sbatch"} <= words
     assert len(README) >= 14
     assert len(HELP) >= 7
 

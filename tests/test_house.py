@@ -13,7 +13,7 @@ FLAT = {"errors", "experiment", "epoch", "modes", "paths", "schedules", "streams
 # What each room may import besides its own modules; a flat file is a room of its own.
 BELOW = {
     "cli": {"sweeps", "training", "records", "analysis", *FLAT},
-    "sweeps": {"training", "records", *FLAT},
+    "sweeps": {"training", "records", "analysis", *FLAT},
     "training": FLAT,
     "records": FLAT,
     "analysis": {"records", *FLAT},
@@ -108,7 +108,7 @@ def test_the_network_is_known_by_its_name_alone():
         ("import batchscale.cli", ["torch", "ray", "pandas", "matplotlib"]),
         ("from batchscale.analysis import findings, json_object, plots, projection, terminal", ["torch", "ray"]),
         ("from batchscale import records", ["torch", "ray"]),
-        ("from batchscale import sweeps", ["torch", "ray"]),
+        ("from batchscale import sweeps", ["torch", "ray", "matplotlib"]),
     ],
 )
 def test_light_imports_stay_light(code, absent):

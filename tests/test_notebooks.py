@@ -1,6 +1,7 @@
 """The notebooks as users run them: unchanged, with other parameters, from anywhere."""
 
 import ast
+import difflib
 import inspect
 import json
 import os
@@ -56,8 +57,41 @@ def defaults(notebook) -> dict:
     return values
 
 
-def test_every_notebook_is_one_of_the_study():
-    assert sorted(path.stem for path in PROJECT.glob("*.ipynb")) == sorted([*notebooks.TRAINING, notebooks.RESULTS])
+def test_every_notebook_is_known():
+    known = [*notebooks.TRAINING, notebooks.RESULTS, notebooks.FINDING]
+    assert sorted(path.stem for path in PROJECT.glob("*.ipynb")) == sorted(known)
+
+
+def test_the_notebook_that_finds_hands_on_every_setting():
+    scope = {"sweeps": sweeps, "Experiment": Experiment, "project": PROJECT, **defaults(read(notebooks.FINDING))}
+    scope |= SETTINGS
+    exec(cells(read(notebooks.FINDING))["experiment"].source, scope)
+    assert {field: getattr(scope["experiment"], field) for field in SETTINGS} == SETTINGS
+    assert scope["experiment"].lr_scaling == "linear"
+
+
+def test_the_notebook_that_finds_begins_as_those_of_the_study_do():
+    ours, theirs = (cells(read(name))["setup"].source for name in (notebooks.FINDING, notebooks.TRAINING[0]))
+    changed = [line for line in difflib.ndiff(theirs.splitlines(), ours.splitlines()) if line[0] in "+-"]
+    assert len(changed) <= 14
+    assert all("import" in line for line in changed)
+    assert not any(cell.get("outputs") for cell in read(notebooks.FINDING).cells)
+
+
+def test_a_stranger_gets_advice_and_an_answer(tmp_path):
+    """From any folder, small; what it recorded is what the results notebook reads."""
+    out = tmp_path / "out"
+    values = {**TINY, "train_size": 600, "epochs": 3, "base_lr": 0.01, "data_dir": str(out)}
+    values |= {"minutes": 0.7, "hours": 0.012, "small_batch_sizes": [16]}
+    notebook = PROJECT / f"{notebooks.FINDING}.ipynb"
+    executed = papermill(notebook, tmp_path / "executed.ipynb", tmp_path, **values, project_dir=str(PROJECT))
+    said = "".join(output.get("text", "") for cell in executed.cells for output in cell.get("outputs", []))
+    assert "images/s at batch size" in said
+    assert "The linear rule" in said
+    assert "baseline_small B=16 seed 0: complete" in said
+    assert (out / "advice.json").exists()
+    assert set(load(out)["experiment"]) == {"baseline_small", "gradual_warmup_scaled_lr"}
+    assert {path.name for path in (out / "figures").iterdir()} == {"advice.png", "advice.svg"}
 
 
 @pytest.mark.parametrize("name", notebooks.TRAINING)

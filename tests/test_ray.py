@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT
+from test_find import FLAGS as FIND
+from test_find import noted
 from test_sweeps import AS_SWEEP, SWEEP, assert_same_records, tiny
 
 from batchscale.errors import UserError
@@ -157,6 +159,17 @@ def test_runs_that_fail_do_not_end_the_sweep(nodes, tmp_path, monkeypatch, capsy
     assert said.count(": failed, ") == 2
     assert f"/3] {good}: complete, 2 epochs" in said
     assert Record(good, tmp_path / "data").finished
+
+
+@needs_ray
+def test_a_search(nodes, tmp_path):
+    """As many runs at once as the cluster has cores; the next is chosen when one has ended."""
+    data = noted(tmp_path / "data")
+    search = Sweep(nodes, tmp_path, *FIND, "--within", "10", "--data-dir", "data")
+    assert search.ended() == 0, search.said()
+    assert {path.suffix for path in data.iterdir()} == {".csv", ".json"}
+    assert len(re.findall(r"^\[\d+\] ", search.said(), re.MULTILINE)) == len(list(data.glob("*.csv")))
+    assert "small batches, base rate: threshold " in search.said()
 
 
 @needs_ray

@@ -123,9 +123,9 @@ def test_more_epochs_train_again_and_say_so_before(tmp_path, long, capsys, monke
     assert sweeps.pending(tiny([64], epochs=4), tmp_path) == tiny([64], epochs=4)
     capsys.readouterr()
     said = []
-    update = Training._update
+    update = Training.update
     monkeypatch.setattr(
-        Training, "_update", lambda run, indices: said.append(capsys.readouterr().out) or update(run, indices)
+        Training, "update", lambda run, indices: said.append(capsys.readouterr().out) or update(run, indices)
     )
     table = sweeps.run(tiny([64], epochs=4), data_dir=tmp_path)
     assert said[0] == (
@@ -150,14 +150,14 @@ def test_more_epochs_go_on_from_a_kept_state(tmp_path, long, monkeypatch, capsys
     assert sweeps.pending(tiny([64], epochs=4), tmp_path) == tiny([64], epochs=4)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "PULSE_SECONDS", 0)
-        update = Training._update
+        update = Training.update
 
         def update_or_die(run, indices):
             if run.updates == 10:  # in the third epoch, from the kept state and before the next save
                 raise SystemExit
             update(run, indices)
 
-        patch.setattr(Training, "_update", update_or_die)
+        patch.setattr(Training, "update", update_or_die)
         with pytest.raises(SystemExit):
             sweeps.run(tiny([64], epochs=4), data_dir=tmp_path)
     assert sweeps.recorded(tiny([64], epochs=4), tmp_path)["epoch"].tolist() == [1, 2]
@@ -527,7 +527,7 @@ def assert_goes_on(folder, whole) -> None:
 def test_a_long_epoch_is_saved_in_the_middle(tmp_path, monkeypatch, save_seconds, saves):
     """Killed before its tenth update, the first epoch goes on after the ninth, or begins again."""
     monkeypatch.setattr(loop, "PULSE_SECONDS", 0)
-    update = Training._update
+    update = Training.update
 
     def update_or_die(run, indices):
         if run.updates == 9:
@@ -535,7 +535,7 @@ def test_a_long_epoch_is_saved_in_the_middle(tmp_path, monkeypatch, save_seconds
         update(run, indices)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_update", update_or_die)
+        patch.setattr(Training, "update", update_or_die)
         with pytest.raises(SystemExit):
             sweeps.run(tiny([16]), data_dir=tmp_path, save_seconds=save_seconds)
     resumed = counted_updates(monkeypatch)
@@ -733,8 +733,8 @@ def test_what_is_whole_on_the_virtual_machine_goes_before_what_is_torn_on_the_dr
 
 def counted_updates(monkeypatch) -> list[int]:
     updates = []
-    update = Training._update
-    monkeypatch.setattr(Training, "_update", lambda run, indices: updates.append(run.updates) or update(run, indices))
+    update = Training.update
+    monkeypatch.setattr(Training, "update", lambda run, indices: updates.append(run.updates) or update(run, indices))
     return updates
 
 

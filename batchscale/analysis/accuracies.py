@@ -43,16 +43,20 @@ def accuracies(finals: pd.DataFrame, diverged: Collection[Run] = ()) -> pd.DataF
     table = table.reindex(table.index.union(failed.index))
     table["seeds"] = table["seeds"].fillna(0).astype(int)
     table["diverged"] = failed.reindex(table.index).fillna(0).astype(int)
-    has_runs = (table["seeds"] > 0).to_numpy()
-    known = table[has_runs]
+    return with_errors(table.reset_index())
+
+
+def with_errors(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells with `error` and `freedom`, from their `seeds`, `accuracy` and `standard_deviation`."""
+    has_runs = (cells["seeds"] > 0).to_numpy()
+    known = cells[has_runs]
     best = known["accuracy"].max() if len(known) else np.nan
     variance, freedom = moderated(
         known["standard_deviation"].to_numpy() ** 2, known["seeds"].to_numpy() - 1, best - known["accuracy"].to_numpy()
     )
-    table["error"] = table["freedom"] = np.nan
-    table.loc[has_runs, "error"] = np.sqrt(variance / known["seeds"])
-    table.loc[has_runs, "freedom"] = freedom
-    return table.reset_index()
+    columns = np.full((2, len(cells)), np.nan)
+    columns[:, has_runs] = np.sqrt(variance / known["seeds"].to_numpy()), freedom
+    return cells.assign(error=columns[0], freedom=columns[1])
 
 
 def moderated(variances: np.ndarray, freedom: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

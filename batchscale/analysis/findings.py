@@ -8,7 +8,7 @@ Pure functions: no files, no clock.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -190,6 +190,7 @@ def analyse(
     target: float | None = None,
     final_epochs: int = 1,
     compare: Collection[tuple[str, str]] = (),
+    with_target: bool = True,
 ) -> Findings:
     """Threshold, breaking points, critical batch sizes, effects and frontier of a study.
 
@@ -207,6 +208,7 @@ def analyse(
             `answerable_target`.
         final_epochs: m; the final accuracy is the mean over the last m recorded epochs.
         compare: pairs of names whose difference is wanted; by default those of `modes.comparisons`.
+        with_target: False leaves updates and time undetermined, which take most of the time.
 
     Raises:
         UserError: a name is not recorded, or a number is out of range; the message says what there is.
@@ -220,10 +222,16 @@ def analyse(
     cells = accuracies(finals, group.diverged)
     names, why = _reference(group, reference)
     found = thresholds.threshold(finals, cells, names, tolerance, threshold)
-    curves = {name: beginning(mode, group, cells, found, names) for name, mode in _compared(group, names).items()}
-    chosen, reason = (target, None) if target is not None else answerable_target(timed, curves, found)
+    setting = group.setting("reference_batch_size")
+    curves = {
+        name: beginning(mode, group.modes, cells, found, names, setting)
+        for name, mode in _compared(group, names).items()
+    }
+    is_asked = target is not None or not with_target
+    chosen, reason = (target, None) if is_asked else answerable_target(timed, curves, found)
     at = to_target(timed, chosen, curves, reason)
-    to_threshold = at if found is None or at.target == found.accuracy else to_target(timed, found.accuracy, curves)
+    is_same = found is None or not with_target or at.target == found.accuracy
+    to_threshold = at if is_same else to_target(timed, found.accuracy, curves)
     pairs = [(group.modes[ours], group.modes[theirs]) for ours, theirs in compare]
     return Findings(
         study=group,
@@ -267,7 +275,12 @@ def _compared(study: Study, reference: Collection[str]) -> dict[str, Mode]:
 
 
 def beginning(
-    mode: Mode, study: Study, cells: pd.DataFrame, found: Threshold | None, reference: Collection[str]
+    mode: Mode,
+    modes: Mapping[str, Mode],
+    cells: pd.DataFrame,
+    found: Threshold | None,
+    reference: Collection[str],
+    reference_batch_size: int | None,
 ) -> Beginning:
     """Where the curve of a mode begins: at the best batch size of the reference that belongs to it.
 
@@ -277,15 +290,15 @@ def beginning(
     do: which one is best may be chance.
     """
     is_own = mode.name in reference
-    names = (mode.name,) if is_own else tuple(name for name in reference if name in study.modes)
-    rules = {(study.modes[name].lr_scaling, study.modes[name].warmup) for name in names}
+    names = (mode.name,) if is_own else tuple(name for name in reference if name in modes)
+    rules = {(modes[name].lr_scaling, modes[name].warmup) for name in names}
     is_same_rule = rules == {(mode.lr_scaling, mode.warmup)} and mode.lr_scaling is not None
     finished = cells[cells["experiment"].isin(names) & (cells["seeds"] > 0)].sort_values("batch_size")
     accuracies = finished.set_index("batch_size")["accuracy"]
     if accuracies.empty:
         return Beginning()
     best = found.from_batch_size if found is not None and found.from_mode in names else first_best(accuracies)
-    largest = math.inf if is_same_rule or is_own else study.setting("reference_batch_size") or best
+    largest = math.inf if is_same_rule or is_own else reference_batch_size or best
     shared = accuracies[accuracies.index <= largest]
     if shared.empty:
         return Beginning()

@@ -195,3 +195,14 @@ def sentence(words: str) -> str:
     'The linear rule loses 1.3 points.'
     """
     return f"{words[0].upper()}{words[1:]}."
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it.
+
+    >>> duration(4.2), duration(95), duration(2400), duration(5400), duration(90_000)
+    ('4 s', '95 s', '40 min', '1.5 h', '25 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.2g} h"

@@ -44,10 +44,10 @@ class Display:
     """Shows several runs at once, as a context. Call `show` from one thread only.
 
     Args:
-        runs: number of runs to train.
+        runs: number of runs to train; None: nobody knows.
     """
 
-    def __init__(self, runs: int):
+    def __init__(self, runs: int | None):
         self.runs, self.ended = runs, 0
         self._states: dict[Experiment, _State] = {}
         self._remarks: set[str] = set()
@@ -109,7 +109,7 @@ class Display:
     def _finish(self, experiment: Experiment, line: str) -> None:
         self.ended += 1
         self._forget(experiment)
-        self._say(f"[{self.ended}/{self.runs}] {line}")
+        self._say(f"[{self.ended}{f'/{self.runs}' if self.runs else ''}] {line}")
 
     def _failure(self, experiment: Experiment, failure: Failure) -> None:
         self._finish(experiment, failure.line)

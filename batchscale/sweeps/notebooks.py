@@ -20,6 +20,7 @@ from batchscale.sweeps.signals import Stopped
 
 TRAINING = tuple(mode.notebook for mode in MODES.values() if mode.notebook is not None)
 RESULTS = "Results&Visualizations"
+FINDING = "find_your_batch_size"  # for networks and data of the user's own; no part of the study
 
 
 def execute(

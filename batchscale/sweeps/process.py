@@ -4,7 +4,6 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import MutableSequence
 
 from batchscale.errors import UserError
 from batchscale.experiment import Experiment
@@ -17,6 +16,7 @@ from batchscale.sweeps.failure import Failure
 from batchscale.sweeps.options import Options, Report
 from batchscale.sweeps.pending import latest
 from batchscale.sweeps.signals import Stop
+from batchscale.sweeps.source import Source
 from batchscale.sweeps.torchrun import group
 
 WAIT_SECONDS = 0.5  # between two attempts to lock an experiment that another process is training
@@ -44,12 +44,8 @@ class Process:
         self._loaded = None  # data set of the latest run; to read somebody's files may take longer than a run
         self._cannot_save = False
 
-    def work(self, experiments: list[Experiment], failed: MutableSequence[int] | None = None) -> list[Failure]:
-        """Bring every experiment to its end, in this process or in another one; returns the failures.
-
-        Args:
-            failed: a flag per experiment, shared by the processes of a sweep: what failed in one is not tried again.
-        """
+    def work(self, source: Source) -> list[Failure]:
+        """Bring every experiment of the source to its end, in this process or in another one; returns the failures."""
         from batchscale.training.memory import memory_kept
 
         with contextlib.ExitStack() as stack:
@@ -57,51 +53,59 @@ class Process:
             if self.options.scratch_dir is not None:
                 notice = functools.partial(self.report, "notice", None)
                 self._copies = stack.enter_context(Copies(self.options.data_dir, notice))
-            self._share(experiments, bytearray(len(experiments)) if failed is None else failed)
+            self._share(source)
         return self.failures
 
-    def _share(self, experiments: list[Experiment], failed: MutableSequence[int]) -> None:
-        """Train what is not locked, and wait for the rest, until nothing remains."""
-        todo, is_told, places = experiments, False, {each: place for place, each in enumerate(experiments)}
-        while todo:
+    def _share(self, source: Source) -> None:
+        """Train the first offer that is not locked, and ask again; wait while all are, until nothing is offered."""
+        is_told = False
+        while offers := self._offers(source):
             busy: dict[Experiment, str] = {}  # locked by another process -> its name
-            for experiment in todo:
+            for experiment in offers:
                 if self.stop.is_set() or self._cannot_save or self.group.is_out_of_step:
                     return
                 try:
                     with lock(self.options.lock_file(experiment), self.options.holder):
-                        self._attempt(experiment, failed, places[experiment])
+                        self._attempt(experiment, source)
                 except Busy as other:
                     # The processes of the same sweep are always waited for.
                     if self.options.when_locked == "wait" or other.holder == self.options.holder:
                         busy[experiment] = other.holder
-                    else:
-                        reason = f"{other.holder} is training it; run again once it has finished"
-                        self.failures.append(Failure(experiment, reason))
+                        continue
+                    reason = f"{other.holder} is training it; run again once it has finished"
+                    self.failures.append(Failure(experiment, reason))
                 except UserError as error:
-                    self._fail(experiment, error, is_alone=len(experiments) == 1)
-            if len(busy) == len(todo):
+                    self._fail(experiment, error, source.is_single)
+                source.end(experiment)
+                break
+            if len(busy) == len(offers):
                 others = [item for item in busy.items() if item[1] != self.options.holder]
                 if others and not is_told:
                     is_told = True
                     self.report("notice", None, "waiting for {}, which {} is training".format(*others[0]))
                 time.sleep(WAIT_SECONDS)
-            todo = list(busy)
 
-    def _attempt(self, experiment: Experiment, failed: MutableSequence[int], place: int) -> None:
+    def _offers(self, source: Source) -> list[Experiment]:
+        try:
+            return [] if self.stop.is_set() else source.offers()
+        except UserError as error:
+            self.failures.append(Failure(None, str(error)))
+            return []
+
+    def _attempt(self, experiment: Experiment, source: Source) -> None:
         """Complete a locked experiment, unless it failed in another process of this sweep."""
-        if not failed[place]:
+        if source.may_train(experiment):
             try:
                 self._complete(experiment)
             except Exception:
-                failed[place] = 1  # before the lock is released, for which another process may wait
+                source.fail(experiment)  # before the lock is released, for which another process may wait
                 raise
 
-    def _fail(self, experiment: Experiment, error: UserError, is_alone: bool) -> None:
+    def _fail(self, experiment: Experiment, error: UserError, is_single: bool) -> None:
         failure = Failure(experiment, str(error))
         self.failures.append(failure)
         self._cannot_save = isinstance(error, SaveError)  # the next experiment could not be saved either
-        if not (is_alone or self._cannot_save or self.group.is_out_of_step):  # otherwise the error at the end suffices
+        if not (is_single or self._cannot_save or self.group.is_out_of_step):  # otherwise the error at the end suffices
             self.report("failure", experiment, failure)
 
     def _complete(self, experiment: Experiment) -> None:

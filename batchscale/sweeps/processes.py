@@ -1,21 +1,20 @@
-"""Several processes of this machine that share a list of experiments."""
+"""Several processes of this machine that share the experiments of a source."""
 
 import contextlib
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import MutableSequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from batchscale.errors import UserError
-from batchscale.experiment import Experiment
 from batchscale.sweeps.failure import Failure
 from batchscale.sweeps.options import Options, Report
 from batchscale.sweeps.process import Process
 from batchscale.sweeps.signals import Stop, caught, interrupts_blocked
+from batchscale.sweeps.source import Source
 
 _UNGUARDED = 86  # exit code of a process that would run the user's script again
 _GUARD = 'write `if __name__ == "__main__": sweeps.run(experiments, workers=2)`, so that only the first one calls it'
@@ -31,11 +30,11 @@ def require_no_start() -> None:
         raise SystemExit(_UNGUARDED)
 
 
-def work(experiments: list[Experiment], options: Options, report: Report, stop: Stop) -> list[Failure]:
+def work(source: Source, options: Options, report: Report, stop: Stop) -> list[Failure]:
     """Train in at most `options.workers` processes, which share the experiments through locks and the cores evenly."""
-    count = min(options.workers, len(experiments))
+    count = min(options.workers, source.most)
     _require_startable(options.workers)
-    processes = _started(experiments, options, count)
+    processes = _started(source, options, count)
     try:
         failures, begun = _listen(processes, report, stop)
     except KeyboardInterrupt:  # a second Ctrl-C does not wait for a long update
@@ -73,17 +72,17 @@ def _require_startable(workers: int) -> None:
         )
 
 
-def _started(experiments: list[Experiment], options: Options, count: int) -> dict[Connection, BaseProcess]:
+def _started(source: Source, options: Options, count: int) -> dict[Connection, BaseProcess]:
     """The processes, by this end of the pipe that connects each of them."""
     context = multiprocessing.get_context("spawn")  # fork is unsafe with threads and CUDA in the parent
     threads = max(1, _cores() // count)
-    failed = context.RawArray("b", len(experiments))  # without a lock, which a killed process would never release
+    source.share(context)
     processes = {}
     with interrupts_blocked():
         for _ in range(count):
             # One pipe each: a shared queue or event has a lock, which a process that is killed would never release.
             ours, theirs = context.Pipe()
-            process = context.Process(target=_main, args=(experiments, failed, options, threads, theirs), daemon=True)
+            process = context.Process(target=_main, args=(source, options, threads, theirs), daemon=True)
             process.start()
             theirs.close()  # so that the end of the process is an end of file
             processes[ours] = process
@@ -118,9 +117,7 @@ def _listen(processes: dict[Connection, BaseProcess], report: Report, stop: Stop
     return failures, begun
 
 
-def _main(
-    experiments: list[Experiment], failed: MutableSequence[int], options: Options, threads: int, parent: Connection
-) -> None:
+def _main(source: Source, options: Options, threads: int, parent: Connection) -> None:
     import torch
 
     torch.set_num_threads(threads)
@@ -130,7 +127,7 @@ def _main(
             parent.send(message)
 
     with caught(signal.SIGTERM, parent=parent) as stop:
-        failures = Process(options, send, stop).work(experiments, failed)
+        failures = Process(options, send, stop).work(source)
     send("failures", failures)
 
 

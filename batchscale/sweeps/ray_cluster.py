@@ -10,6 +10,7 @@ other node trains in a temporary folder, and the files are returned when the run
 import contextlib
 import importlib.util
 import logging
+import math
 import os
 import pickle
 import shutil
@@ -34,6 +35,7 @@ from batchscale.sweeps.pending import latest
 from batchscale.sweeps.process import WAIT_SECONDS
 from batchscale.sweeps.ray_task import Mailbox, files_of, train
 from batchscale.sweeps.signals import Stop
+from batchscale.sweeps.source import Listed, Source
 
 RETRIES = 3  # for a run whose node or process died; the run itself may be the cause
 
@@ -53,7 +55,7 @@ def require() -> None:
         )
 
 
-def work(experiments: list[Experiment], options: Options, report: Report, stop: Stop) -> list[Failure]:
+def work(source: Source, options: Options, report: Report, stop: Stop) -> list[Failure]:
     """Bring every experiment to its end on some node; returns the failures.
 
     Raises:
@@ -64,9 +66,8 @@ def work(experiments: list[Experiment], options: Options, report: Report, stop: 
         _connected(options.ray_address),
         tempfile.NamedTemporaryFile(dir=options.data_dir, prefix=".", suffix=".tmp") as mark,
     ):
-        tasks = _Tasks(options, report, mark.name, is_alone=len(experiments) == 1)
-        for experiment in experiments:
-            tasks.submit(experiment)
+        tasks = _Tasks(source, options, report, mark.name)
+        tasks.submit_offers()
         tasks.tell_if_no_node_has_room()
         while tasks.running:
             ended = tasks.ended()
@@ -76,6 +77,8 @@ def work(experiments: list[Experiment], options: Options, report: Report, stop: 
                 tasks.collect(reference)
             if stop.is_set():
                 tasks.cancel_waiting()
+            elif ended:
+                tasks.submit_offers()
     return tasks.failures
 
 
@@ -87,11 +90,11 @@ class _Tasks:
         running: submitted tasks that are not collected, by Ray's reference.
     """
 
-    def __init__(self, options: Options, report: Report, mark: str, is_alone: bool):
+    def __init__(self, source: Source, options: Options, report: Report, mark: str):
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self.options, self.report, self._mark, self._is_alone = options, report, mark, is_alone
+        self.source, self.options, self.report, self._mark = source, options, report, mark
         self.failures: list[Failure] = []
         self.running: dict = {}
         self._images: dict = {}  # name of a data set -> reference of its arrays
@@ -103,6 +106,30 @@ class _Tasks:
         reserved = {"num_cpus": options.cores_per_run, "num_gpus": options.gpus_per_run}
         self._train = ray.remote(train).options(**reserved, max_retries=0)
 
+    def submit_offers(self) -> None:
+        """Submit what the source offers: a list at once, of a search as many as the cluster has room for."""
+        most = min(self.source.most, self._slots())
+        while len(self.running) < most:
+            try:
+                offers = self.source.offers(self.running.values())
+            except UserError as error:
+                self._fail(Failure(None, str(error)))
+                return
+            if not offers:
+                return
+            self.submit(offers[0])
+
+    def _slots(self) -> float:
+        """Of runs that the cluster trains at the same time; at least 1. A list waits in Ray's own queue."""
+        if isinstance(self.source, Listed):
+            return math.inf
+        import ray
+
+        has, slots = ray.cluster_resources(), []
+        for name, each in (("CPU", self.options.cores_per_run), ("GPU", self.options.gpus_per_run)):
+            slots += [has.get(name, 0) / each] if each else []
+        return max(1, math.floor(min(slots) + 1e-9))
+
     def submit(self, experiment: Experiment) -> None:
         import ray
 
@@ -112,6 +139,7 @@ class _Tasks:
             files = files_of(experiment, self.options.data_dir)
         except UserError as error:
             self._fail(Failure(experiment, str(error)))
+            self.source.end(experiment)
             return
         images = self._images[experiment.dataset]
         reference = self._train.remote(experiment, self.options, self._mark, images, files, self._mailbox)
@@ -165,6 +193,8 @@ class _Tasks:
             time.sleep(WAIT_SECONDS)
         except UserError as error:
             self._fail(Failure(experiment, str(error)))
+        if experiment not in self.running.values():
+            self.source.end(experiment)
 
     def _submit_again(self, experiment: Experiment, cause: str) -> None:
         forget_dead(self.options.lock_file(experiment), *self._started.pop(experiment, (0, "")))
@@ -186,7 +216,9 @@ class _Tasks:
 
     def _fail(self, failure: Failure) -> None:
         self.failures.append(failure)
-        if not self._is_alone:
+        if failure.experiment is not None:
+            self.source.fail(failure.experiment)
+        if not self.source.is_single:
             self.report("failure", failure.experiment, failure)
 
 

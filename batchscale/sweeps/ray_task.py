@@ -13,6 +13,7 @@ from batchscale.records.record import Record
 from batchscale.sweeps.failure import Failure
 from batchscale.sweeps.options import Options
 from batchscale.sweeps.process import Process
+from batchscale.sweeps.source import Listed
 
 
 def train(
@@ -49,7 +50,7 @@ def train(
             options = replace(options, data_dir=own)
             for name, content in files.items():
                 (Path(own) / name).write_bytes(content)
-        failures = Process(options, link.send, link, Dataset(**arrays)).work([experiment])
+        failures = Process(options, link.send, link, Dataset(**arrays)).work(Listed([experiment]))
         trained = files_of(experiment, own)
     link.flush()
     return failures, trained

@@ -1,9 +1,11 @@
 """Ctrl-C and SIGTERM as a request to stop after the current update."""
 
 import contextlib
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
@@ -23,15 +25,22 @@ class Stopped(KeyboardInterrupt):
 
 
 class Stop:
-    """Whether to stop: a signal arrived, or the parent process requests it or is gone."""
+    """Whether to stop: a signal arrived, the time is over, or the parent process requests it or is gone.
+
+    Attributes:
+        signal: the number of the signal; None without one.
+        deadline: end of the time, in seconds of `clock`.
+    """
 
     def __init__(self, parent: Connection | None = None):
         self.signal: int | None = None
+        self.deadline, self.clock = math.inf, time.monotonic
         self._parent = parent
 
     def is_set(self) -> bool:
         # The parent sends nothing else. Once the parent is gone, the connection has an end of file to read.
-        return self.signal is not None or (self._parent is not None and self._parent.poll())
+        is_requested = self._parent is not None and self._parent.poll()
+        return self.signal is not None or is_requested or self.clock() >= self.deadline
 
 
 @contextlib.contextmanager

@@ -20,12 +20,13 @@ from batchscale.records import provenance
 from batchscale.records.files import Busy, SaveError, lock, require_writable
 from batchscale.sweeps import processes
 from batchscale.sweeps.display import Display
-from batchscale.sweeps.failure import as_error
-from batchscale.sweeps.options import Options
+from batchscale.sweeps.failure import Failure, as_error
+from batchscale.sweeps.options import Options, Report
 from batchscale.sweeps.pending import latest, rows_in, trained, unfinished
 from batchscale.sweeps.process import Process
 from batchscale.sweeps.same import sentences
-from batchscale.sweeps.signals import Stopped, caught
+from batchscale.sweeps.signals import Stop, Stopped, caught
+from batchscale.sweeps.source import Listed, Source
 
 
 def run(experiments: Iterable[Experiment], **options) -> pd.DataFrame:
@@ -85,22 +86,32 @@ def _require_same_data(finished: Iterable[Experiment], todo: list[Experiment], o
 
 
 def _train(experiments: list[Experiment], options: Options) -> None:
-    is_lost = False
     with Display(len(experiments)) as display, caught(signal.SIGINT, signal.SIGTERM) as stop:
-        if options.engine == "ray":
-            from batchscale.sweeps import ray_cluster
-
-            failures = ray_cluster.work(experiments, options, display.show, stop)
-        elif min(options.workers, len(experiments)) > 1:
-            failures = processes.work(experiments, options, display.show, stop)
-        else:
-            process = Process(options, display.show, stop)
-            failures = process.work(experiments)
-            is_lost = process.group.is_out_of_step  # torchrun then stops the remaining workers, by a signal
-    if stop.signal is not None and not is_lost:
-        raise Stopped(stop.signal)
+        failures = work(Listed(experiments), options, display.show, stop)
     if failures:
         raise as_error(failures)
+
+
+def work(source: Source, options: Options, report: Report, stop: Stop) -> list[Failure]:
+    """Train what a source offers, by the engine of the options; returns the failures.
+
+    Raises:
+        Stopped: a signal arrived, and everything is saved.
+    """
+    is_lost = False
+    if options.engine == "ray":
+        from batchscale.sweeps import ray_cluster
+
+        failures = ray_cluster.work(source, options, report, stop)
+    elif min(options.workers, source.most) > 1:
+        failures = processes.work(source, options, report, stop)
+    else:
+        process = Process(options, report, stop)
+        failures = process.work(source)
+        is_lost = process.group.is_out_of_step  # torchrun then stops the remaining workers, by a signal
+    if stop.signal is not None and not is_lost:
+        raise Stopped(stop.signal)
+    return failures
 
 
 def _remove_unheld_locks(experiments: Iterable[Experiment], options: Options) -> None:

@@ -1,0 +1,163 @@
+"""A search as a source of runs: it reads the folder, and chooses the next run anew whenever one has ended.
+
+Processes, notebooks and machines that search one folder share it through the lock files, as sweeps do: a run whose lock
+is held by another is under way, and counts as its expected result.
+"""
+
+import contextlib
+import math
+import re
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from batchscale.analysis.search import Runs, Search, rank
+from batchscale.experiment import Experiment
+from batchscale.modes import MODES, REFERENCE
+from batchscale.records.files import Busy, SaveError, lock
+from batchscale.records.study import Run
+from batchscale.sweeps.grid import grid
+from batchscale.sweeps.options import Options
+from batchscale.sweeps.pending import latest
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a run, from the times of updates that were measured once: epochs · (⌊n/B⌋ · t(B) + evaluation).
+
+    log t is interpolated in log B; below the smallest batch size t stays the same, above the largest t/B does.
+    """
+
+    seconds: tuple[tuple[int, float], ...]  # of an update by batch size, rising
+    evaluation: float  # seconds of the measurements after an epoch
+    epochs: int
+    images: int
+
+    def __call__(self, name: str, batch_size: int) -> float:
+        sizes, seconds = np.array(self.seconds).T
+        update = math.exp(np.interp(math.log(batch_size), np.log(sizes), np.log(seconds)))
+        return self.epochs * (self.images // batch_size * update * max(1, batch_size / sizes[-1]) + self.evaluation)
+
+
+class Searching:
+    """The `Source` of a search.
+
+    Args:
+        search: what is looked for.
+        settings: fields of the experiments; those of a rule belong to names of the user's own.
+        options: where the records are.
+
+    Attributes:
+        cost: seconds of a run.
+        deadline: end of the time, on `clock`. While some useful run fits into what is left of it, no other is begun.
+    """
+
+    most = math.inf
+    is_single = False
+
+    def __init__(
+        self, search: Search, settings: dict, options: Options, cost: Callable[[str, int], float] | None = None
+    ):
+        self.search, self.settings, self.options, self.cost = search, settings, options, cost
+        self.deadline, self.clock = math.inf, time.monotonic
+        self._failed: set[Run] = set()
+        self._ended: dict[Run, float | None] = {}  # final accuracy; None: it diverged
+        self._ranked: tuple[tuple, list[Run]] = ((), [])
+
+    def share(self, context) -> None:
+        """Processes have nothing in common but the folder."""
+
+    def experiment(self, run: Run) -> Experiment:
+        """The experiment of a run."""
+        name, size, seed = run
+        rule = MODES[name].rule if name in MODES else {}
+        return grid(name, size, seed, **self.settings | rule)[0]
+
+    def runs(self, elsewhere: Collection[Experiment] = ()) -> Runs:
+        """The runs in the folder.
+
+        Raises:
+            UserError: a record belongs to another experiment, or cannot be read.
+        """
+        held = {*self._held(), *map(_run, elsewhere)}  # before the records: a run may end meanwhile
+        begun = set()
+        for run in self._recorded():
+            if run not in self._ended and run not in held and not self._read(run):
+                begun.add(run)
+        for run in held & set(self._recorded()):  # one that ended, and is about to be unlocked
+            if run not in self._ended:
+                self._read(run)
+        rows = [(*run, value) for run, value in sorted(self._ended.items()) if value is not None]
+        return Runs(
+            finals=pd.DataFrame(rows, columns=["experiment", "batch_size", "seed", "accuracy"]),
+            diverged=tuple(sorted(run for run, value in self._ended.items() if value is None)),
+            begun=tuple(sorted(filter(self._is_wanted, begun))),
+            under_way=tuple(sorted(held - set(self._ended))),
+            failed=tuple(sorted(self._failed)),
+        )
+
+    def offers(self, elsewhere: Collection[Experiment] = ()) -> list[Experiment]:
+        """The runs to train now, best first; while others train the last ones that are needed, those."""
+        runs = self.runs(elsewhere)
+        state = (runs.taken, runs.begun, runs.under_way)
+        if state != self._ranked[0]:
+            self._ranked = state, rank(self.search, runs, self.cost)
+        left = self.deadline - self.clock()
+        fitting = [run for run in self._ranked[1] if self.cost(*run[:2]) <= left]
+        others = [run for run in runs.under_way if self.experiment(run) not in elsewhere and run not in self._failed]
+        return list(map(self.experiment, [*fitting, *self._ranked[1], *others]))
+
+    def may_train(self, experiment: Experiment) -> bool:
+        """Whether it did not fail in this process."""
+        return _run(experiment) not in self._failed
+
+    def fail(self, experiment: Experiment) -> None:
+        """Never offer it again."""
+        self._failed.add(_run(experiment))
+
+    def end(self, experiment: Experiment) -> None:
+        """Its record says so, unless it was left to another process."""
+        if self.options.when_locked == "leave" and _run(experiment) in self._held():
+            self._failed.add(_run(experiment))
+
+    def _held(self) -> Iterator[Run]:
+        """The runs whose locks others hold. Locks that nobody holds are removed."""
+        for path in self.options.folder.glob(".*.lock"):
+            run = self._run_of(path.name[1:].removesuffix(".lock"))
+            if run is not None:
+                try:
+                    with contextlib.suppress(SaveError), lock(path, self.options.holder):
+                        pass
+                except Busy:
+                    yield run
+
+    def _recorded(self) -> list[Run]:
+        """The runs with a sidecar or a CSV."""
+        folders = filter(None, (self.options.data_dir, self.options.scratch_dir))
+        stems = {path.stem for folder in folders for ending in ("json", "csv") for path in folder.glob(f"*.{ending}")}
+        return sorted(filter(None, map(self._run_of, stems)))
+
+    def _read(self, run: Run) -> bool:
+        """Take note of a run that ended; whether it did."""
+        experiment = self.experiment(run)
+        record = latest(experiment, self.options.data_dir, self.options.scratch_dir, lambda line: None)
+        if record.finished:
+            self._ended[run] = None if record.status == "diverged" else record.rows[experiment.epochs - 1].accuracy
+        return record.finished
+
+    def _run_of(self, stem: str) -> Run | None:
+        parts = re.fullmatch(r"(.+)_bs(\d+)_seed(\d+)", stem)
+        if parts is None or parts[1] not in self.search.all_modes:
+            return None
+        return parts[1], int(parts[2]), int(parts[3])
+
+    def _is_wanted(self, run: Run) -> bool:
+        """Whether an unfinished run is one that the search might have begun."""
+        return run[1] in self.search.small if run[0] == REFERENCE.name else run[1] <= self.search.largest
+
+
+def _run(experiment: Experiment) -> Run:
+    return experiment.name, experiment.batch_size, experiment.seed

@@ -60,12 +60,12 @@ def measured(*locals_, **others) -> Measured:
 
 def test_time_of_an_update_between_those_that_were_timed():
     """Log t over log B: between 4 ms at 16 and 5 ms at 32 it is √20 ms. Below the smallest it stays, above it grows."""
-    rows = timed()
+    rows = measured().times
     assert [update_seconds(rows, size) for size in SIZES] == pytest.approx([ms / 1000 for ms in MILLISECONDS])
     assert update_seconds(rows, 16 * math.sqrt(2)) == pytest.approx(math.sqrt(20) / 1000)
     assert update_seconds(rows, 0.5) == pytest.approx(0.004)
     assert update_seconds(rows, 256) == pytest.approx(0.032)
-    assert update_seconds(timed((3,), (8,)), 12) == pytest.approx(0.0045)
+    assert update_seconds([(8, 0.003)], 12) == pytest.approx(0.0045)
 
 
 def test_table_by_hand():

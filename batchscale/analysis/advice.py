@@ -65,6 +65,11 @@ class Measured:
     seconds: float
 
     @property
+    def times(self) -> list[tuple[int, float]]:
+        """Batch sizes and seconds of an update."""
+        return [(row["batch_size"], row["seconds"]) for row in self.throughput]
+
+    @property
     def updates_per_epoch(self) -> int:
         """Of the reference."""
         return self.train_images // self.experiment.reference_batch_size
@@ -152,13 +157,13 @@ class Advice:
         return self.predictions.get(self.rule)
 
 
-def update_seconds(throughput: Sequence[Mapping], batch_size: float) -> float:
+def update_seconds(times: Sequence[tuple[float, float]], batch_size: float) -> float:
     """Seconds of an update: log t interpolated in log B; below the smallest batch size t stays, above the largest t/B.
 
     Args:
-        throughput: rows with `batch_size` and `seconds`, by rising batch size.
+        times: pairs of a batch size and its t, by rising batch size.
     """
-    sizes, seconds = ([row[name] for row in throughput] for name in ("batch_size", "seconds"))
+    sizes, seconds = zip(*times, strict=True)
     known = math.exp(np.interp(math.log(batch_size), np.log(sizes), np.log(seconds)))
     return known * max(1.0, batch_size / sizes[-1])
 
@@ -229,11 +234,11 @@ def _table(measured: Measured, main: Prediction | None, rule: str) -> tuple[Row,
     experiment, rows = measured.experiment, []
     reference = experiment.reference_batch_size
     total = experiment.epochs * measured.updates_per_epoch * reference
-    first = total / reference * update_seconds(measured.throughput, reference)
+    first = total / reference * update_seconds(measured.times, reference)
     timed = {row["batch_size"]: row for row in measured.throughput}
     doubled = [reference * 2**power for power in range(int(math.log2(max(timed) / reference)) + 1)]
     for size in doubled:
-        seconds = update_seconds(measured.throughput, size)
+        seconds = update_seconds(measured.times, size)
         images = 1.0 if size == reference else main.images(size) if main else math.nan
         images = max(images, 1.0)  # a larger minibatch that needs fewer images is taken for chance
         rows.append(
@@ -294,7 +299,7 @@ def _schedule(measured: Measured, main: Prediction | None, recommended: Row | No
 
     def seconds(size: int, local: Local) -> float:
         """Per image of the reference's."""
-        return max(local.images(size), 1.0) / size * update_seconds(measured.throughput, size)
+        return max(local.images(size), 1.0) / size * update_seconds(measured.times, size)
 
     pairs = zip(stages, ends, strict=True)
     scheduled = sum((end - stage.epoch) * seconds(stage.batch_size, local) for (stage, local), end in pairs)

@@ -130,7 +130,7 @@ class _Measuring:
         clock: Callable[[], float],
     ):
         self.reference, self.experiment, self.deadline, self.clock = reference, experiment, deadline, clock
-        self.speeds, self.throughput = speeds, [asdict(speed) for speed in speeds.speeds]
+        self.speeds, self.times = speeds, [(speed.batch_size, speed.seconds) for speed in speeds.speeds]
         self.rows: list[Branch] = []
         self.noise_scales: list[NoiseScaleAt] = []
         self.window = 0
@@ -143,7 +143,7 @@ class _Measuring:
         """Train to each checkpoint that the time allows, and branch off."""
         reference, size = self.reference, self.experiment.reference_batch_size
         per_epoch = reference.training.updates_per_epoch
-        epoch_seconds = per_epoch * update_seconds(self.throughput, size)
+        epoch_seconds = per_epoch * update_seconds(self.times, size)
         left = self.deadline - self.clock()
         half = self._seconds(len(self.reference.training.data.train_images) // 2 // size * size, self._rules()[:1])
         epochs = [
@@ -233,8 +233,8 @@ class _Measuring:
         """What branches over such a window take."""
         size = self.experiment.reference_batch_size
         factors = [factor for of_rule in self._factors(window, rules).values() for factor in (*of_rule, *of_rule[:1])]
-        per_image = [1.5 * update_seconds(self.throughput, size) / size]  # half a window, and a whole one
-        per_image += [update_seconds(self.throughput, factor * size) / (factor * size) for factor in factors]
+        per_image = [1.5 * update_seconds(self.times, size) / size]  # half a window, and a whole one
+        per_image += [update_seconds(self.times, factor * size) / (factor * size) for factor in factors]
         return ORDERS * (window * sum(per_image) + (len(factors) + 2) * self._evaluation)
 
 

@@ -36,7 +36,6 @@ COMPARED = tuple(name for name, mode in MODES.items() if mode.role == "compared"
 LEAST_UPDATES = 4  # of an epoch, at the largest batch size that is tried by default
 _TRAINING = 0.98  # of the budget; the rest is for saving and for the answer
 MEASURING = 60  # seconds that measuring the time of updates may take; of a small budget a twentieth
-_LEAST_SIZES = 5  # batch sizes whose updates are timed
 # What the time of an update depends on, and what a prediction of the breaking point does.
 _TIMED = ("dataset", "train_size", "augment", "model", "width", "optimizer", "precision")
 _PREDICTED = (*_TIMED, "base_lr", "reference_batch_size", "momentum", "weight_decay")
@@ -209,8 +208,6 @@ def _noted(common: Experiment, data, options: Options, seconds: float) -> dict:
             f"the advice in {options.data_dir} is of another experiment ({listed(differing)}): times are measured anew"
         )
     found = throughput.measure(common, data, seconds=seconds)
-    if found.limit == "time" and len(found.speeds) < _LEAST_SIZES:  # the first update of a process takes long
-        found = throughput.measure(common, data, seconds=seconds)
     noted = {
         "experiment": asdict(common),
         "device": found.device,

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
+from batchscale.analysis.advice import update_seconds
 from batchscale.analysis.search import Runs, Search, rank
 from batchscale.experiment import Experiment
 from batchscale.modes import MODES, REFERENCE
@@ -26,10 +26,8 @@ from batchscale.sweeps.pending import latest
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a run, from the times of updates that were measured once: epochs · (⌊n/B⌋ · t(B) + evaluation).
-
-    log t is interpolated in log B; below the smallest batch size t stays the same, above the largest t/B does.
-    """
+    """Seconds of a run, from the times of updates that were measured once: epochs · (⌊n/B⌋ · t(B) + evaluation), with t
+    as `advice.update_seconds` interpolates it."""
 
     seconds: tuple[tuple[int, float], ...]  # of an update by batch size, rising
     evaluation: float  # seconds of the measurements after an epoch
@@ -37,9 +35,8 @@ class Cost:
     images: int
 
     def __call__(self, name: str, batch_size: int) -> float:
-        sizes, seconds = np.array(self.seconds).T
-        update = math.exp(np.interp(math.log(batch_size), np.log(sizes), np.log(seconds)))
-        return self.epochs * (self.images // batch_size * update * max(1, batch_size / sizes[-1]) + self.evaluation)
+        update = update_seconds(self.seconds, batch_size)
+        return self.epochs * (self.images // batch_size * update + self.evaluation)
 
 
 class Searching:

@@ -105,7 +105,7 @@ def _try_each(
 ) -> tuple[dict[int, int], Literal["memory", "images", "time"]]:
     """Peak memory in bytes of the batch sizes that fit, and what ended the series."""
     peaks: dict[int, int] = {}
-    gauge, size = memory.Gauge(training.device), 1
+    gauge, size, is_warm = memory.Gauge(training.device), 1, False
     while True:
         before = clock()
         try:
@@ -128,7 +128,11 @@ def _try_each(
         if size == len(order):
             return peaks, "images"
         if clock() - before > longest:
-            return peaks, "time"
+            if is_warm:
+                return peaks, "time"
+            is_warm = True  # the first update of a process takes long
+            continue
+        is_warm = True
         size = min(2 * size, len(order))
         if _expected(peaks, size) - max(peaks.values()) > _ROOM * gauge.room():
             return peaks, "memory"

@@ -163,6 +163,8 @@ class Find(Flags):
     """largest batch size to try; None: 8192, or the largest power of two that leaves an epoch four updates"""
     tolerance: float = 0.01
     """loss of accuracy, 0-1, that still counts as keeping it"""
+    stop_lost: bool = False
+    """stop runs that, at half of their epochs or later, clearly cannot come near the threshold any more"""
     workers: int = 1
     """runs to train at the same time, each in a process of its own; on a CPU, use one per core"""
     engine: Literal["processes", "ray"] = "processes"
@@ -180,7 +182,7 @@ class Find(Flags):
     def __call__(self) -> None:
         from batchscale import sweeps
 
-        asked = ("hours", "within", "names", "small", "largest", "tolerance")
+        asked = ("hours", "within", "names", "small", "largest", "tolerance", "stop_lost")
         how = ("workers", "engine", "gpus_per_run", "cores_per_run", "ray_address")
         given = {name: getattr(self, name) for name in (*asked, *how)}
         sweeps.find(self.settings(), **given, **self.places())

@@ -278,3 +278,64 @@ def test_without_advice_the_times_are_measured_and_kept(tmp_path):
     assert kept["evaluation_seconds"] > 0
     assert {"batch_size", "seconds"} <= kept["throughput"][0].keys()
     assert time.monotonic() - started < 120
+
+
+FOUR = TINY | {"epochs": 4}
+
+
+class Row:
+    """An epoch of which the accuracy alone counts."""
+
+    def __init__(self, accuracy: float):
+        self.accuracy = accuracy
+
+
+def test_what_a_run_can_still_reach(tmp_path, monkeypatch):
+    """Of three complete runs, one gained 0.2 after the second of four epochs, the others less; 0.3 is 1.5 times that."""
+    from batchscale.sweeps.find import _searching
+
+    searching = _searching(FOUR, Options(data_dir=noted(tmp_path)), NAMES, (8, 16), 100, WITHIN, 0.1, 1e9)
+    searching._curves = {
+        ("baseline_small", 8, 0): [0.3, 0.6, 0.7, 0.8],
+        ("baseline_small", 16, 0): [0.5, 0.7, 0.8, 0.85],
+    }
+    searching._ended = {run: curve[-1] for run, curve in searching._curves.items()}
+    experiment = searching.experiment(("scaled_lr", 100, 0))
+    low = [Row(0.1), Row(0.3)]
+    assert searching.at_most(experiment, low) is None  # nobody asked for it
+    searching.gives_up = True
+    assert searching.at_most(experiment, low) is None  # two runs say too little
+    searching._curves["scaled_lr", 32, 0] = [0.2, 0.5, 0.6, 0.6]
+    searching._ended["scaled_lr", 32, 0] = 0.6
+    assert searching.at_most(experiment, low) == pytest.approx(0.6)  # below 0.85 - 0.1 - 0.1 by more than a tolerance
+    assert searching.at_most(experiment, [Row(0.1), Row(0.36)]) is None  # 0.66 is not
+    assert searching.at_most(experiment, low[:1]) is None  # before half of the epochs
+    assert searching.at_most(experiment, [Row(0.1)] * 3) == pytest.approx(0.1 + 1.5 * 0.1)
+
+
+def test_a_run_that_is_given_up_counts_and_could_be_continued(tmp_path, monkeypatch, capsys):
+    folder = noted(tmp_path)
+    monkeypatch.setattr(
+        Searching, "at_most", lambda self, experiment, rows: 0.25 if experiment.batch_size == 100 else None
+    )
+    asked = ASKED | {"stop_lost": True, "data_dir": folder}
+    found = sweeps.find(TINY, **asked, within=3.0)
+    assert "scaled_lr B=100 seed 0: given up, at most 0.2500, 1 epoch" in capsys.readouterr().out
+    assert found.study.lost[("scaled_lr", 100, 0)] == (1, 0.25)
+    row = found.cells.query("experiment == 'scaled_lr' and batch_size == 100")
+    assert row["accuracy"].tolist() == [0.25]
+    assert any("was given up after epoch 1; it counts with 25.0 %" in str(remark) for remark in found.remarks)
+    assert not any("ended" in str(remark) for remark in found.remarks)
+    before = {path: path.read_bytes() for path in folder.glob("*seed0.csv")}
+    again = sweeps.find(TINY, **asked, within=3.0)
+    assert {path: path.read_bytes() for path in before} == before
+    assert again.modes["scaled_lr"].breaking_points["accuracy"] == found.modes["scaled_lr"].breaking_points["accuracy"]
+    (given_up,) = sweeps.grid("scaled_lr", 100, **TINY)
+    sweeps.run([given_up], data_dir=folder, noise_scale=False)
+    assert Study.load(folder).lost == {}
+    assert len(Study.load(folder).epochs.query("batch_size == 100 and seed == 0")) == 2
+
+
+def test_with_ray_no_run_is_given_up(tmp_path):
+    with pytest.raises(UserError, match="stop_lost is set but engine is ray"):
+        sweeps.find(TINY, **ASKED, within=2, data_dir=tmp_path, engine="ray", stop_lost=True)

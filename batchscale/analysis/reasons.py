@@ -7,7 +7,7 @@ str(reason)                                  # "1 pair of equal seeds, where two
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from batchscale.analysis.words import count, goal, images, listed, minus, number, points
+from batchscale.analysis.words import count, goal, images, listed, minus, number, percent, points
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,9 @@ WORDING: dict[str, Callable[..., str]] = {
         + "; name a subfolder to analyse it"
     ),
     "target needed": lambda: "without a threshold, updates and time to target need a target",
+    "run lost": lambda run, epoch, most: (
+        f"the run {run} was given up after epoch {epoch}; it counts with {percent(most)}, the most that it could reach"
+    ),
     "run diverged": lambda run: f"the run {run} diverged; it counts as a failure",
     "runs diverged": lambda named: f"{len(named)} runs diverged and count as failures: {listed(named)}",
     "run ended": lambda run, epoch: f"the run {run} ended after epoch {number(epoch)}; its accuracy does not count",

@@ -115,8 +115,11 @@ def _smaller(cells: pd.DataFrame, threshold: Threshold | None) -> list[Reason]:
 
 
 def _failed(study: Study) -> list[Reason]:
-    """Runs that diverged, and runs that ended early."""
-    remarks = []
+    """Runs that a search gave up, runs that diverged, and runs that ended early."""
+    remarks = [
+        Reason.of("run lost", run=f"{name} B={size} seed {seed}", epoch=epoch, most=most)
+        for (name, size, seed), (epoch, most) in sorted(study.lost.items())
+    ]
     diverged = [f"{name} B={size} seed {seed}" for name, size, seed in sorted(study.diverged)]
     ended = {
         f"{run.experiment} B={run.batch_size} seed {run.seed}": run.epoch

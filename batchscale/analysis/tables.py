@@ -68,6 +68,9 @@ def _commonest(runs: pd.DataFrame, by: list[str]) -> pd.Series:
 def final(study: Study, epochs: int = 1) -> pd.DataFrame:
     """The row of every run after its `planned_epochs`; runs that diverged or are under way have none.
 
+    A run that a search gave up (`Study.lost`) has its last row, with the most that its accuracy could become, and no
+    other means.
+
     Its accuracy, generalization error and losses are means over the last so many recorded epochs, or over as many as
     there are.
     """
@@ -77,12 +80,19 @@ def final(study: Study, epochs: int = 1) -> pd.DataFrame:
     last = table.groupby(RUN).tail(epochs)
     means = last.groupby(RUN)[list(_AVERAGED)].mean().reset_index()
     rows = last.groupby(RUN).tail(1).drop(columns=[*_AVERAGED, "length", "planned"])
-    return rows.merge(means, on=RUN)[list(study.epochs.columns)].reset_index(drop=True)
+    rows = rows.merge(means, on=RUN)[list(study.epochs.columns)]
+    if not study.lost:
+        return rows.reset_index(drop=True)
+    lost = study.epochs[is_any(study.epochs, study.lost)].groupby(RUN).tail(1)
+    most = [study.lost[run][1] for run in lost[RUN].itertuples(index=False, name=None)]
+    lost = lost.assign(**dict.fromkeys(_AVERAGED, np.nan)).assign(accuracy=most)
+    return pd.concat([rows, lost], ignore_index=True).sort_values(RUN, ignore_index=True)
 
 
 def unfinished(study: Study) -> pd.DataFrame:
     """The last row of every run that did not diverge and that `final` leaves out."""
     table = _with_length(study)
+    table = table[~is_any(table, study.lost)]
     last = table.groupby(RUN).tail(1)
     return last[last["length"] < last["planned"]].drop(columns=["length", "planned"]).reset_index(drop=True)
 

@@ -145,6 +145,11 @@ class Record:
         self._write_sidecar("running")
         self._write_csv()
 
+    def note(self, **facts) -> None:
+        """Add facts to the sidecar of a run under way. They stay until its training continues."""
+        self.noted |= facts
+        self._write_sidecar("running")
+
     def add(self, row: Epoch, state: dict) -> None:
         """Save one more epoch and the training state after it."""
         self.rows.append(row)

@@ -114,6 +114,13 @@ class Study:
         return _as_runs(self.runs[self.runs["status"] == "diverged"])
 
     @cached_property
+    def lost(self) -> dict[Run, tuple[int, float]]:
+        """Runs that a search gave up: the epoch after which it did, and the most that their accuracy could become."""
+        under_way = {run: content for run, content in self.sidecars.items() if content.get("status") == "running"}
+        noted = {run: content["lost"] for run, content in under_way.items() if "lost" in content}
+        return {run: (int(each["epoch"]), float(each["at_most"])) for run, each in noted.items()}
+
+    @cached_property
     def settings(self) -> dict[Run, dict]:
         """The fields of the `Experiment` of every run with a sidecar; one that an older version did not know has its
         default."""

@@ -50,6 +50,7 @@ def find(
     small: Collection[int] = SMALL_BATCH_SIZES,
     largest: int | None = None,
     tolerance: float = 0.01,
+    stop_lost: bool = False,
     figure: bool = False,
     on_change: Callable[[Findings], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -69,6 +70,9 @@ def find(
         largest: no mode is trained at a larger batch size; None: the largest power of two, up to the study's largest,
             that leaves an epoch four updates.
         tolerance: loss of accuracy, 0-1, that still counts as keeping it.
+        stop_lost: stop a run at half of its epochs or later if it clearly cannot come near the threshold any more, by
+            the runs so far. Its sidecar says so, and analysis counts it with the most that it could have reached; a
+            sweep would continue it.
         figure: in a notebook, show the curves, and draw them again whenever a run ends.
         on_change: called with the findings in accuracy, whenever a run ends.
         clock: seconds, for the budget.
@@ -87,13 +91,15 @@ def find(
     options = Options(**options)
     _require_numbers(hours, within, tolerance)
     if options.engine == "ray":
+        if stop_lost:
+            raise UserError("stop_lost is set but engine is ray, whose tasks do not see the other runs; remove one")
         from batchscale.sweeps import ray_cluster
 
         ray_cluster.require()
     settings = _settings(experiment)
     budget = math.inf if hours is None else HOUR * hours
     searching = _searching(settings, options, names, small, largest, within, tolerance, budget)
-    searching.deadline, searching.clock = started + budget * _TRAINING, clock
+    searching.deadline, searching.clock, searching.gives_up = started + budget * _TRAINING, clock, stop_lost
     _require_time(searching, hours)
     with Display(None) as display, caught(signal.SIGINT, signal.SIGTERM) as stop:
         stop.deadline, stop.clock = searching.deadline, clock

@@ -16,7 +16,7 @@ from batchscale.sweeps.failure import Failure
 from batchscale.sweeps.options import Options, Report
 from batchscale.sweeps.pending import latest
 from batchscale.sweeps.signals import Stop
-from batchscale.sweeps.source import Source
+from batchscale.sweeps.source import Listed, Source
 from batchscale.sweeps.torchrun import group
 
 WAIT_SECONDS = 0.5  # between two attempts to lock an experiment that another process is training
@@ -43,11 +43,13 @@ class Process:
         self._copies: Copies | None = None
         self._loaded = None  # data set of the latest run; to read somebody's files may take longer than a run
         self._cannot_save = False
+        self._source: Source = Listed([])
 
     def work(self, source: Source) -> list[Failure]:
         """Bring every experiment of the source to its end, in this process or in another one; returns the failures."""
         from batchscale.training.memory import memory_kept
 
+        self._source = source
         with contextlib.ExitStack() as stack:
             stack.enter_context(memory_kept())
             if self.options.scratch_dir is not None:
@@ -205,12 +207,22 @@ class Process:
                     self._copy(record)
                     saved = time.monotonic()
                     self.report("epoch", experiment, epoch)
-                    if self.stop.is_set() and epoch.epoch < experiment.epochs:
+                    if epoch.epoch < experiment.epochs and (self.stop.is_set() or self._is_lost(experiment, record)):
                         return
         except _StopTraining:
             return
         record.finish("diverged" if training.diverged else "complete", keep_state=self.options.keep_state)
         self.report("finish", experiment, summary(experiment, record.status, record.rows))
+
+    def _is_lost(self, experiment: Experiment, record: Record) -> bool:
+        """Whether the source gives up a run, which its sidecar then notes. It remains one that could be continued."""
+        at_most = self._source.at_most(experiment, record.rows)
+        if at_most is None:
+            return False
+        record.note(lost={"epoch": record.rows[-1].epoch, "at_most": at_most})
+        self._copy(record)
+        self.report("finish", experiment, summary(experiment, f"given up, at most {at_most:.4f}", record.rows))
+        return True
 
 
 def _require_resumable(training, record: Record) -> None:

@@ -8,13 +8,15 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from batchscale.analysis.advice import update_seconds
-from batchscale.analysis.search import Runs, Search, rank
+from batchscale.analysis.search import Runs, Search, known, rank
+from batchscale.analysis.statistics import at_least
+from batchscale.epoch import Epoch
 from batchscale.experiment import Experiment
 from batchscale.modes import MODES, REFERENCE
 from batchscale.records.files import Busy, SaveError, lock
@@ -22,6 +24,9 @@ from batchscale.records.study import Run
 from batchscale.sweeps.grid import grid
 from batchscale.sweeps.options import Options
 from batchscale.sweeps.pending import latest
+
+_MARGIN = 1.5  # times the largest gain so far
+_LEAST_CURVES = 3
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Searching:
 
     Attributes:
         cost: seconds of a run.
+        gives_up: whether runs that are clearly lost are stopped, see `at_most`.
         deadline: end of the time, on `clock`. While some useful run fits into what is left of it, no other is begun.
     """
 
@@ -59,9 +65,10 @@ class Searching:
         self, search: Search, settings: dict, options: Options, cost: Callable[[str, int], float] | None = None
     ):
         self.search, self.settings, self.options, self.cost = search, settings, options, cost
-        self.deadline, self.clock = math.inf, time.monotonic
+        self.deadline, self.clock, self.gives_up = math.inf, time.monotonic, False
         self._failed: set[Run] = set()
         self._ended: dict[Run, float | None] = {}  # final accuracy; None: it diverged
+        self._curves: dict[Run, list[float]] = {}  # accuracy by epoch, of the runs that are complete
         self._ranked: tuple[tuple, list[Run]] = ((), [])
 
     def share(self, context) -> None:
@@ -111,6 +118,19 @@ class Searching:
         """Whether it did not fail in this process."""
         return _run(experiment) not in self._failed
 
+    def at_most(self, experiment: Experiment, rows: Sequence[Epoch]) -> float | None:
+        """Whether a run is lost, from half of its epochs on: it would have to gain one and a half times as much as any
+        complete run gained from there, of at least three, to come within a tolerance below the threshold."""
+        done = len(rows)
+        if not self.gives_up or 2 * done < experiment.epochs:
+            return None
+        now = known(self.search, self.runs())
+        gains = [curve[-1] - curve[done - 1] for curve in self._curves.values()]
+        if now.threshold is None or len(gains) < _LEAST_CURVES:
+            return None
+        at_most = rows[-1].accuracy + _MARGIN * max(0.0, *gains)
+        return None if at_least(at_most, now.threshold.accuracy - self.search.tolerance) else at_most
+
     def fail(self, experiment: Experiment) -> None:
         """Never offer it again."""
         self._failed.add(_run(experiment))
@@ -141,9 +161,14 @@ class Searching:
         """Take note of a run that ended; whether it did."""
         experiment = self.experiment(run)
         record = latest(experiment, self.options.data_dir, self.options.scratch_dir, lambda line: None)
+        lost = record.noted.get("lost")
+        if record.finished and record.status != "diverged":
+            self._curves[run] = [row.accuracy for row in record.rows[: experiment.epochs]]
         if record.finished:
-            self._ended[run] = None if record.status == "diverged" else record.rows[experiment.epochs - 1].accuracy
-        return record.finished
+            self._ended[run] = None if record.status == "diverged" else self._curves[run][-1]
+        elif lost is not None:
+            self._ended[run] = lost["at_most"]
+        return run in self._ended
 
     def _run_of(self, stem: str) -> Run | None:
         parts = re.fullmatch(r"(.+)_bs(\d+)_seed(\d+)", stem)

@@ -1,8 +1,9 @@
 """Where the processes of a sweep get their runs from: a list, or a search that chooses anew after every run."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
+from batchscale.epoch import Epoch
 from batchscale.experiment import Experiment
 
 
@@ -30,6 +31,10 @@ class Source(Protocol):
     def may_train(self, experiment: Experiment) -> bool:
         """Whether a locked experiment has not failed in another process meanwhile."""
 
+    def at_most(self, experiment: Experiment, rows: Sequence[Epoch]) -> float | None:
+        """The accuracy that a run can still reach after these epochs, if it is lost and to be stopped; None: it goes
+        on."""
+
     def fail(self, experiment: Experiment) -> None:
         """Note, before its lock is released, that an experiment failed."""
 
@@ -54,6 +59,9 @@ class Listed:
 
     def may_train(self, experiment: Experiment) -> bool:
         return not self._failed[self._places[experiment]]
+
+    def at_most(self, experiment: Experiment, rows: Sequence[Epoch]) -> float | None:
+        return None
 
     def fail(self, experiment: Experiment) -> None:
         self._failed[self._places[experiment]] = 1

@@ -291,7 +291,7 @@ class Row:
 
 
 def test_what_a_run_can_still_reach(tmp_path, monkeypatch):
-    """Of three complete runs, one gained 0.2 after the second of four epochs, the others less; 0.3 is 1.5 times that."""
+    """Of three complete runs one gained 0.2 after the second of four epochs, and others less; 0.3 is 1.5 times that."""
     from batchscale.sweeps.find import _searching
 
     searching = _searching(FOUR, Options(data_dir=noted(tmp_path)), NAMES, (8, 16), 100, WITHIN, 0.1, 1e9)

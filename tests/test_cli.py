@@ -220,7 +220,7 @@ def test_shards_of_a_sweep_are_the_sweep():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected one of {train, sweep, study"),
+        ([], "Expected one of {train, sweep, find, study"),
         (["fly"], "Unrecognized options: fly"),
         (["train"], "--batch-size"),
         (["train", "--batch-size", "abc"], "Error parsing --batch-size"),

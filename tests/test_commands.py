@@ -89,7 +89,7 @@ def small(command: str) -> str:
     if " find " in command:
         return f"{command.replace('--hours 0.05', '--hours 0.005')} {SMALL} --small 16 32"
     if " advise " in command:
-        return f"{command} --width 0.1 --train-size 1100 --minutes 0.2"
+        return f"{command} --width 0.1 --train-size 1100 --minutes 1"
     if " find " in command:
         return f"{command} {SMALL} --names scaled_lr --small 16 --largest 64 --hours 0.004"
     if " study " in command:

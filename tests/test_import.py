@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import PROJECT
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchscale import cli
@@ -384,6 +384,7 @@ def test_records_of_our_own_are_the_same_again(tmp_path):
     pd.testing.assert_frame_equal(again, before[list(again)])
 
 
+@settings(deadline=None)  # files are written
 @given(
     accuracies=st.lists(st.floats(0, 1), min_size=1, max_size=5), size=st.integers(1, 2**40), every=st.integers(1, 5)
 )

@@ -189,6 +189,9 @@ PLAUSIBLE = {
     "slope": -0.9,
     "others": (3.4, 0.5),
     "goals": (("scaled_lr", 3.4), ("mine", 0.5)),
+    "half": 0.8,
+    "whole": 0.9,
+    "most": 0.31,
 }
 # Where `sizes` is how many.
 NUMBERS = {"too few sizes": 2, "too few step times": 1, "seeds missing": 3, "answerable": 4}

@@ -157,6 +157,8 @@ def _searching(
         tolerance=tolerance,
         chance=0.05 + 0.95 / len(data.classes),  # that of guessing, and a twentieth of the rest
     )
+    for name in names:
+        replace(common, name=name)  # refuses what no file can be called, before anything is trained
     searching = Searching(search, settings, options)
     searching.runs()  # a record of another experiment is refused before anything is measured
     for folder in {options.data_dir, options.folder}:

@@ -91,7 +91,8 @@ def small(command: str) -> str:
     if " advise " in command:
         return f"{command} --width 0.1 --train-size 1100 --minutes 1"
     if " find " in command:
-        return f"{command} {SMALL} --names scaled_lr --small 16 --largest 64 --hours 0.004"
+        digits = "--dataset digits --width 0.1 --epochs 3 --train-size 600 --base-lr 0.01 --warmup-epochs 1"
+        return f"{command} {digits} --names scaled_lr --small 16 --largest 64 --hours 0.01"
     if " study " in command:
         return f"{command} --width 0.1 --epochs 2 --warmup-epochs 1 --train-size 256 --small 16 32 --large 64"
     if "noise-scale" in command:

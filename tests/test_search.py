@@ -281,3 +281,13 @@ def test_an_interval_that_is_narrow_with_few_second_seeds_is_confirmed():
     *before, last = sharp
     assert best(search, *sharp)[2] > 0  # another seed of a size, not another size
     assert rank(search, runs(*before[:-1], (*before[-1], 0.7005), last), cost) == []
+
+
+def test_two_seeds_of_a_new_batch_size_under_way():
+    """They say nothing of its spread, and break nothing, whatever is known of the others."""
+    for seeds in ((0.795,), (0.795, 0.79)):
+        of = [*PLATEAU, (SCALED, 64, *seeds), (SCALED, 128, 0.76)]
+        for under_way in ([(SCALED, 256, 0), (SCALED, 256, 1)], [(SCALED, 64, 5), (SCALED, 256, 0), (SCALED, 256, 1)]):
+            now = known(searched(), runs(*of, under_way=tuple(under_way)))
+            assert now.has_errors == (len(seeds) > 1)
+            assert now.points[SCALED].between == (64, 128)

@@ -51,9 +51,9 @@ def with_errors(cells: pd.DataFrame) -> pd.DataFrame:
     has_runs = (cells["seeds"] > 0).to_numpy()
     known = cells[has_runs]
     best = known["accuracy"].max() if len(known) else np.nan
-    variance, freedom = moderated(
-        known["standard_deviation"].to_numpy() ** 2, known["seeds"].to_numpy() - 1, best - known["accuracy"].to_numpy()
-    )
+    deviations = known["standard_deviation"].to_numpy()
+    freedom = np.where(np.isnan(deviations), 0, known["seeds"].to_numpy() - 1)  # unknown for seeds to come, too
+    variance, freedom = moderated(deviations**2, freedom, best - known["accuracy"].to_numpy())
     columns = np.full((2, len(cells)), np.nan)
     columns[:, has_runs] = np.sqrt(variance / known["seeds"].to_numpy()), freedom
     return cells.assign(error=columns[0], freedom=columns[1])

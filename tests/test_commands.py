@@ -86,12 +86,10 @@ def small(command: str) -> str:
         return f"{command} {SMALL}"
     if " sweep " in command:  # the engine of a Ray cluster is tested in test_ray.py
         return f"{command} {SMALL} --seeds 0 --names scaled_lr --large 128 256 --workers 1 --engine processes"
-    if " find " in command:
-        return f"{command.replace('--hours 0.05', '--hours 0.005')} {SMALL} --small 16 32"
     if " advise " in command:
         return f"{command} --width 0.1 --train-size 1100 --minutes 1"
     if " find " in command:
-        digits = "--dataset digits --width 0.1 --epochs 3 --train-size 600 --base-lr 0.01 --warmup-epochs 1"
+        digits = "--dataset digits --width 0.1 --epochs 3 --train-size 600 --base-lr 0.01 --data-dir runs/found"
         return f"{command} {digits} --names scaled_lr --small 16 --largest 64 --hours 0.01"
     if " study " in command:
         return f"{command} --width 0.1 --epochs 2 --warmup-epochs 1 --train-size 256 --small 16 32 --large 64"

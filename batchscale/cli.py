@@ -104,21 +104,11 @@ class Train(Flags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(Flags):
-    """Train every batch size of every mode and seed that is not recorded yet. By default this is the whole study."""
+class ManyRuns(Flags):
+    """How many runs are trained at the same time, and by what."""
 
-    names: tuple[str, ...] = tuple(MODES)
-    """modes of training: the study's, or names of your own"""
-    small: tuple[int, ...] = SMALL_BATCH_SIZES
-    """batch sizes of baseline_small; they may overlap those of the other modes"""
-    large: tuple[int, ...] = LARGE_BATCH_SIZES
-    """batch sizes of every other mode; a run that trains as baseline_small does is trained once, as baseline_small"""
-    seeds: tuple[int, ...] = SEEDS
-    """all runs of the first seed come first, then those of the next"""
     workers: int = 1
     """runs to train at the same time, each in a process of its own; on a CPU, use one per core"""
-    shard: str | None = None
-    """i/n: train only the i-th of n parts, 1/n to n/n, which together are exactly the sweep; for array jobs"""
     engine: Literal["processes", "ray"] = "processes"
     """processes of this machine, or the machines of a Ray cluster (pip install "batchscale[ray]")"""
     gpus_per_run: float = 0
@@ -130,6 +120,27 @@ class Sweep(Flags):
     name: tyro.conf.Suppress[str] = ""
     batch_size: tyro.conf.Suppress[int] = 0
     seed: tyro.conf.Suppress[int] = 0
+
+    def engines(self) -> dict:
+        """The options that every command that trains many runs has."""
+        names = ("workers", "engine", "gpus_per_run", "cores_per_run", "ray_address")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(ManyRuns):
+    """Train every batch size of every mode and seed that is not recorded yet. By default this is the whole study."""
+
+    names: tuple[str, ...] = tuple(MODES)
+    """modes of training: the study's, or names of your own"""
+    small: tuple[int, ...] = SMALL_BATCH_SIZES
+    """batch sizes of baseline_small; they may overlap those of the other modes"""
+    large: tuple[int, ...] = LARGE_BATCH_SIZES
+    """batch sizes of every other mode; a run that trains as baseline_small does is trained once, as baseline_small"""
+    seeds: tuple[int, ...] = SEEDS
+    """all runs of the first seed come first, then those of the next"""
+    shard: str | None = None
+    """i/n: train only the i-th of n parts, 1/n to n/n, which together are exactly the sweep; for array jobs"""
 
     def __call__(self) -> None:
         sizes = {name: self.small if name == REFERENCE.name else self.large for name in self.names}
@@ -143,12 +154,11 @@ class Sweep(Flags):
             from batchscale.sweeps import shard
 
             experiments = shard(experiments, self.shard)
-        how = ("workers", "engine", "gpus_per_run", "cores_per_run", "ray_address")
-        self.run(experiments, **{name: getattr(self, name) for name in how})
+        self.run(experiments, **self.engines())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Find(Flags):
+class Find(ManyRuns):
     """Find the breaking points in accuracy within a budget, by the runs that are expected to say most per second."""
 
     hours: float | None = None
@@ -165,27 +175,13 @@ class Find(Flags):
     """loss of accuracy, 0-1, that still counts as keeping it"""
     stop_lost: bool = False
     """stop runs that, at half of their epochs or later, clearly cannot come near the threshold any more"""
-    workers: int = 1
-    """runs to train at the same time, each in a process of its own; on a CPU, use one per core"""
-    engine: Literal["processes", "ray"] = "processes"
-    """processes of this machine, or the machines of a Ray cluster (pip install "batchscale[ray]")"""
-    gpus_per_run: float = 0
-    """with ray: GPUs reserved for each run. With 0.5 two runs share one, with 0 a run sees none"""
-    cores_per_run: int = 1
-    """with ray: cores reserved for each run, and its number of threads"""
-    ray_address: str | None = None
-    """address of the Ray cluster; None: RAY_ADDRESS, this machine's cluster, or this machine alone"""
-    name: tyro.conf.Suppress[str] = ""
-    batch_size: tyro.conf.Suppress[int] = 0
-    seed: tyro.conf.Suppress[int] = 0
 
     def __call__(self) -> None:
         from batchscale import sweeps
 
         asked = ("hours", "within", "names", "small", "largest", "tolerance", "stop_lost")
-        how = ("workers", "engine", "gpus_per_run", "cores_per_run", "ray_address")
-        given = {name: getattr(self, name) for name in (*asked, *how)}
-        sweeps.find(self.settings(), **given, **self.places())
+        given = {name: getattr(self, name) for name in asked}
+        sweeps.find(self.settings(), **given, **self.engines(), **self.places())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from batchscale.analysis.breaking_point import SAVING
 from batchscale.analysis.local_critical_batch_size import Local
 from batchscale.analysis.reasons import Reason
 from batchscale.analysis.statistics import SLACK
 from batchscale.experiment import Experiment
 from batchscale.schedules import scaling_factor
 
-SAVING = 0.1  # a larger batch size pays while it saves this share of the time or more, as in `breaking_point`
 _FULL = 0.9  # of the most images per second
 _GROWTH = 2.0  # by which the critical batch size has grown, beyond doubt, where a schedule is proposed
 
@@ -235,12 +235,13 @@ def _table(measured: Measured, main: Prediction | None, rule: str) -> tuple[Row,
     reference = experiment.reference_batch_size
     total = experiment.epochs * measured.updates_per_epoch * reference
     first = total / reference * update_seconds(measured.times, reference)
-    timed = {row["batch_size"]: row for row in measured.throughput}
-    doubled = [reference * 2**power for power in range(int(math.log2(max(timed) / reference)) + 1)]
+    largest, _ = measured.times[-1]
+    doubled = [reference * 2**power for power in range(int(math.log2(largest / reference)) + 1)]
     for size in doubled:
         seconds = update_seconds(measured.times, size)
         images = 1.0 if size == reference else main.images(size) if main else math.nan
         images = max(images, 1.0)  # a larger minibatch that needs fewer images is taken for chance
+        updates = total * images / size
         rows.append(
             Row(
                 batch_size=size,
@@ -248,9 +249,9 @@ def _table(measured: Measured, main: Prediction | None, rule: str) -> tuple[Row,
                 bytes=_bytes(measured.throughput, size),
                 learning_rate=experiment.base_lr * scaling_factor(size, reference, rule),
                 images=images,
-                updates=total * images / size,
-                seconds=total * images / size * seconds,
-                speedup=first / (total * images / size * seconds),
+                updates=updates,
+                seconds=updates * seconds,
+                speedup=first / (updates * seconds),
             )
         )
     return tuple(rows)

@@ -1,6 +1,7 @@
 """Files are written whole or not at all; a lock has one holder and a name; copies never keep the training waiting."""
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -225,6 +226,29 @@ def test_a_folder_that_vanishes_is_no_failure_and_is_caught_up_with(folders, cop
     copies.request(others)
     assert said[-1] == f"{there} can be written again"
     assert len(said) == 3  # the end of the first part, the failure, its end
+
+
+def test_a_copy_that_fails_after_the_next_request_is_retried_at_once(folders, copying, monkeypatch):
+    here, there = folders
+    said, began, release = [], threading.Event(), threading.Event()
+    write_whole = files.write_whole
+
+    def lost_once(path, content):
+        monkeypatch.setattr(files, "write_whole", write_whole)
+        began.set()
+        release.wait(10)
+        raise OSError(errno.EIO, "lost")
+
+    monkeypatch.setattr(files, "write_whole", lost_once)
+    copies = copying(there, said.append)
+    for name in "ab":
+        (here / f"{name}.csv").write_bytes(name.encode())
+        copies.request((here / f"{name}.csv",))
+        began.wait(10)
+    release.set()
+    copies.finish()
+    assert contents(there) == {"a.csv": b"a", "b.csv": b"b"}
+    assert said == []
 
 
 def test_a_slow_folder_delays_nobody(folders, copying, monkeypatch):

@@ -284,7 +284,8 @@ def scratch_of(data_dir: Path, scratch_dir: Path | None) -> Path | None:
 class Copies:
     """Copies files to a folder that may be slow or vanish, in a background thread that ends with this context.
 
-    A request neither blocks nor fails. A failed copy is retried with the next request.
+    A request neither blocks nor fails. A failed copy is retried with the next request, and at once if that came while
+    the copy was failing.
 
     Args:
         folder: destination. It is not created, because a lost mount must not become an ordinary folder.
@@ -298,6 +299,7 @@ class Copies:
         self._problem: str | None = None  # why the last copy failed
         self._is_told = False
         self._working = self._closed = False
+        self._is_requested = False  # since the copy that is under way began
         self._changed = threading.Condition()
         threading.Thread(target=self._run, name=f"copies to {folder}", daemon=True).start()
 
@@ -311,6 +313,7 @@ class Copies:
         with self._changed:
             self._waiting = {**self._failed, **self._waiting, files: move}
             self._failed = {}
+            self._is_requested = True
             self._changed.notify_all()
         self._tell()
 
@@ -338,7 +341,8 @@ class Copies:
             here = left[0][0].parent if left else "here"
             reason = self._problem or f"not finished after {seconds:g} s"
             self._notice(
-                f"{self._folder} lacks the newest files ({reason}); they are intact in {here}: run again to copy them"
+                f"{self._folder} lacks the newest files ({reason}); they are intact in {here}: "
+                f"run this cell or command again to copy them"
             )
 
     def _tell(self) -> None:
@@ -360,7 +364,7 @@ class Copies:
                     return
                 files = next(iter(self._waiting))
                 move = self._waiting.pop(files)
-                self._working = True
+                self._working, self._is_requested = True, False
             try:
                 for file in files:
                     if file.exists():
@@ -371,7 +375,8 @@ class Copies:
             except (OSError, SaveError) as error:
                 self._problem = error.problem if isinstance(error, SaveError) else first_line(error)
                 with self._changed:
-                    self._failed[files] = move
+                    again = self._waiting if self._is_requested else self._failed
+                    again.setdefault(files, move)
                 continue
             if move:
                 for file in files:

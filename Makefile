@@ -21,8 +21,10 @@ DATASET ?= digits
 DATA_ROOT ?=
 ifeq ($(DATASET),digits)
 OUT ?= runs/quick
-WIDTH ?= $(if $(MODEL),,0.25)
+WIDTH ?= $(if $(MODEL),,0.125)
 EPOCHS ?= 8
+BASE_LR ?= 0.004
+DECAY ?= linear
 SEEDS ?= 0 1
 SMALL ?= 8 16 32
 LARGE ?= 64 128 256
@@ -79,11 +81,13 @@ clean:  # what was installed and cached; records and images stay
 # One environment; a stamp for each set of packages in it.
 $(BIN)/python:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'Python 3.10 or newer is needed: make PYTHON=python3.12')"
-	@echo "Setting up $(VENV), once; this takes a few minutes"
+	@echo "Setting up $(VENV), once"
 	$(PYTHON) -m venv "$(VENV)"
 
 $(VENV)/.study: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable ".[notebooks]"
+	@echo "Installing PyTorch, JupyterLab and what they need: up to 3 GB to download and 6 GB on disk, most of it"
+	@echo "NVIDIA's libraries for PyTorch on Linux. On a fast connection that takes three minutes."
+	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[notebooks]"
 	@touch "$@"
 
 $(VENV)/.report: pyproject.toml | $(BIN)/python

@@ -7,6 +7,7 @@
     python -m batchscale study --out runs/study --dataset digits --small 8 32 --large 128 256 --seeds 0 1
     python -m batchscale import data --to runs/imported --dry-run
     python -m batchscale analyse data
+    python -m batchscale explore data -o explorer.html
     python -m batchscale project data --latency 30 --bandwidth 25 --figure projection.png
     python -m batchscale noise-scale runs/digits/baseline_small_bs32_seed0.final.ckpt
 
@@ -30,7 +31,7 @@ import tyro
 
 from batchscale import streams
 from batchscale.errors import UserError, first_line
-from batchscale.experiment import LARGE_BATCH_SIZES, SEEDS, SMALL_BATCH_SIZES, Augment, Experiment
+from batchscale.experiment import DECAY, LARGE_BATCH_SIZES, SEEDS, SMALL_BATCH_SIZES, Augment, Experiment
 from batchscale.modes import MODES, REFERENCE
 from batchscale.paths import typed
 from batchscale.schedules import Decay, LRScaling, Warmup
@@ -46,6 +47,8 @@ class Flags(Experiment):
     """rate at larger batch sizes: base_lr (none), k or sqrt(k) times it (linear, sqrt); by-name: as --name has it"""
     warmup: Literal["by-name", "none", "constant", "gradual"] = "by-name"
     """way to the scaled rate: at once (none), after warmup_epochs (constant), a ramp (gradual); by-name: as --name"""
+    decay: Decay = DECAY
+    """how the rate falls after the warm-up: not at all (none), to 0 (linear, cosine), or by ten in steps (step)"""
     data_dir: str | None = None
     """folder of the records; None: runs/ and the name of the data set (data/ holds the recorded study)"""
     data_root: str | None = None
@@ -60,6 +63,8 @@ class Flags(Experiment):
     """seconds between checkpoints within an epoch"""
     keep_state: bool = False
     """keep the last state of a run that completes, so that more epochs can be added to it later"""
+    keep_weights: bool = False
+    """keep the final weights of each run, four bytes per parameter, to see what it gets wrong"""
     noise_scale: bool = True
     """measure the gradient noise scale after each epoch; it needs memory for two more gradients"""
 
@@ -90,7 +95,7 @@ class Flags(Experiment):
     def places(self) -> dict:
         """The options that every command that trains has."""
         where = ("data_root", "scratch_dir", "when_locked")
-        names = (*where, "on_out_of_memory", "save_seconds", "keep_state", "noise_scale")
+        names = (*where, "on_out_of_memory", "save_seconds", "keep_state", "keep_weights", "noise_scale")
         folder = self.data_dir or Path("runs") / re.sub(r"[^A-Za-z0-9_.-]", "-", self.dataset)
         return {"data_dir": folder} | {name: getattr(self, name) for name in names}
 
@@ -228,11 +233,12 @@ class Study:
         if "model" in given:
             given.setdefault("width", None)  # that of the notebooks is of the study's network
         notebooks.execute(out, given, small=small, large=large)
+        Analyse(data_dir=out)()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Records:
-    """The records that a command reads, and how it answers."""
+    """The records that a command reads."""
 
     data_dir: Folder
     """folder of the records"""
@@ -240,8 +246,6 @@ class Records:
     """settings of the runs to use, as in width=0.25; default: the largest group of runs with the same settings"""
     target: float | None = None
     """accuracy, 0-1, that updates and time count to; None: the highest that four sizes of every mode reach"""
-    json: bool = False
-    """print one JSON object, with the same numbers and more"""
 
     def study(self):
         """The records, validated and chosen."""
@@ -263,8 +267,8 @@ class Records:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Analyse(Records):
-    """Say what the records of a folder show: threshold, breaking points, critical batch sizes, effects."""
+class Judged(Records):
+    """How the records are judged."""
 
     reference: tuple[str, ...] = ()
     """modes whose accuracy is to be kept; default: baseline_small, or the mode with the smallest batch size"""
@@ -274,33 +278,63 @@ class Analyse(Records):
     """loss of accuracy, 0-1, that still counts as keeping it"""
     final_epochs: int = 1
     """the final accuracy of a run is the mean over so many of its last epochs"""
-    compare: tuple[str, ...] = ()
-    """two modes whose difference in accuracy is wanted, at equal batch sizes and seeds; or several pairs"""
 
-    def __call__(self) -> None:
+    def options(self) -> dict:
+        """Arguments of `findings.analyse`, validated."""
         if not 0 <= self.tolerance < 1:
             raise UserError(f"tolerance is {self.tolerance}; it must be a fraction, from 0 to below 1")
+        try:
+            threshold = float(self.threshold)
+        except ValueError:
+            threshold = self.threshold
+        names = ("reference", "tolerance", "target", "final_epochs")
+        return {name: getattr(self, name) for name in names} | {"threshold": threshold}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analyse(Judged):
+    """Say what the records of a folder show: threshold, breaking points, critical batch sizes, effects.
+
+    Runs at other learning rates in its subfolder landscape show which rate is best at each batch size.
+    """
+
+    compare: tuple[str, ...] = ()
+    """two modes whose difference in accuracy is wanted, at equal batch sizes and seeds; or several pairs"""
+    json: bool = False
+    """print one JSON object, with the same numbers and more"""
+
+    def __call__(self) -> None:
+        options = self.options()
         if len(self.compare) % 2:
             raise UserError(f"compare names {len(self.compare)} modes, {' '.join(self.compare)}; give pairs of two")
         study = self.study()
         from batchscale.analysis import findings, json_object, terminal
+        from batchscale.records.study import LANDSCAPE, Study
 
-        found = findings.analyse(
-            study,
-            reference=self.reference,
-            threshold=self._threshold(),
-            tolerance=self.tolerance,
-            target=self.target,
-            final_epochs=self.final_epochs,
-            compare=list(zip(self.compare[::2], self.compare[1::2], strict=True)),
-        )
+        rates = Study.load(typed(self.data_dir, "data_dir") / LANDSCAPE)
+        pairs = list(zip(self.compare[::2], self.compare[1::2], strict=True))
+        found = findings.analyse(study, compare=pairs, rates=rates, **options)
         _answer(_json(json_object.json_object(found)) if self.json else terminal.text(found, width=_width()))
 
-    def _threshold(self) -> str | float:
-        try:
-            return float(self.threshold)
-        except ValueError:
-            return self.threshold
+
+@dataclass(frozen=True, kw_only=True)
+class Explore(Judged):
+    """Write one HTML file in which to look at every run, with the breaking points at every tolerance and target."""
+
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "explorer.html"
+    """file to write, in place of what is there"""
+
+    def __call__(self) -> None:
+        options = self.options()
+        study = self.study()
+        from tqdm import tqdm
+
+        from batchscale import explorer
+
+        progress = functools.partial(tqdm, desc="verdicts", unit="target", delay=3, leave=False, file=streams.ERR)
+        file = explorer.write(study, self.output, progress=progress, **options)
+        size = file.stat().st_size / 1e6
+        print(f"{len(study.runs)} runs in {file} ({size:.1f} MB); open it in any browser", file=streams.OUT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,6 +349,8 @@ class Project(Records):
     """bandwidth of your own interconnect, in Gbit/s in each direction"""
     parameters: int | None = None
     """parameters of the network, four bytes of gradient each; None means what the sidecars say"""
+    json: bool = False
+    """print one JSON object, with the same numbers and more"""
 
     def __call__(self) -> None:
         if (self.latency is None) != (self.bandwidth is None):
@@ -461,7 +497,7 @@ class Advise(Experiment):
     """rate at larger batch sizes that the advice is for; the other rules are tried too where the time allows"""
     warmup: Warmup = "gradual"
     """of the recommended training"""
-    decay: Decay = "none"
+    decay: Decay = DECAY
     """of the recommended training; the rate of a branch falls to 0 in any case"""
     data_dir: str | None = None
     """folder in which to keep advice.json, which find reads; None keeps nothing"""
@@ -491,6 +527,7 @@ Command = (
     | Annotated[Study, tyro.conf.subcommand("study")]
     | Annotated[Advise, tyro.conf.subcommand("advise")]
     | Annotated[Analyse, tyro.conf.subcommand("analyse")]
+    | Annotated[Explore, tyro.conf.subcommand("explore")]
     | Annotated[Project, tyro.conf.subcommand("project")]
     | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[NoiseScale, tyro.conf.subcommand("noise-scale")]
@@ -545,7 +582,7 @@ def _run(arguments: list[str]) -> int:
         streams.finish()
 
 
-def _parse(arguments: list[str]) -> Train | Sweep | Find | Study | Analyse | Project | Import | NoiseScale:
+def _parse(arguments: list[str]) -> Train | Sweep | Find | Study | Analyse | Explore | Project | Import | NoiseScale:
     # tyro explains a wrong flag in a box of several lines; here, as everywhere, an error is one line.
     message = io.StringIO()
     try:

@@ -23,7 +23,7 @@ class Mode:
 
     name: str
     """name of its experiments: on the command line, in file names and in the column `experiment`"""
-    lr_scaling: LRScaling | None
+    lr_scaling: LRScaling | Literal["tuned"] | None
     warmup: Warmup | None
     label: str
     """in figures and tables"""
@@ -39,6 +39,10 @@ class Mode:
     """file name without its ending"""
     summary: str = ""
     """its learning rate, in README's table"""
+    colour: str | None = None
+    """in figures; None: the next free one of `plots`"""
+    marker: str | None = None
+    """in figures, as matplotlib calls it; no triangle, which means "beyond here"; None: the next free one"""
 
     @property
     def rule(self) -> dict[str, str]:
@@ -51,6 +55,8 @@ class Mode:
         return (self.lr_scaling, self.warmup) == ("none", "none")
 
 
+# Colours: Paul Tol's high-contrast scheme (personal.sron.nl/~pault), which colour-blind readers tell apart. So does
+# everybody in grey: its four shades are a fifth of the way from black to white apart, or more.
 REFERENCE = Mode(
     name="baseline_small",
     lr_scaling="none",
@@ -60,6 +66,8 @@ REFERENCE = Mode(
     role="reference",
     notebook="baseline_small_minibatch",
     summary="base rate η = {base_lr}",
+    colour="#000000",
+    marker="o",
 )
 _COMPARED = (
     Mode(
@@ -70,6 +78,8 @@ _COMPARED = (
         phrase="the base rate",
         notebook="baseline_large_minibatch",
         summary="base rate η",
+        colour="#004488",
+        marker="s",
     ),
     Mode(
         name="scaled_lr",
@@ -81,6 +91,8 @@ _COMPARED = (
         effect="scaling",
         notebook="scaled_lr_large_minibatch",
         summary="kη with k = B / {reference_batch_size}, the linear scaling rule",
+        colour="#BB5566",
+        marker="D",
     ),
     Mode(
         name="gradual_warmup_scaled_lr",
@@ -92,9 +104,23 @@ _COMPARED = (
         effect="gradual warm-up",
         notebook="gradual_warmup_scaled_lr_large_minibatch",
         summary="from η to kη over the first {warmup_epochs:g} epochs, then kη",
+        colour="#DDAA33",
+        marker="P",
     ),
 )
 MODES = {mode.name: mode for mode in (REFERENCE, *_COMPARED)}
+# Nobody trains this one, nor any of that name, which has a space: `analysis.landscape` makes it of the runs at the best
+# of several rates.
+TUNED = Mode(
+    name="tuned rate",
+    lr_scaling="tuned",
+    warmup="none",
+    label="best rate tried",
+    phrase="the best rate tried",
+    compared_with="gradual_warmup_scaled_lr",
+    effect="tuning the rate",
+)
+_KNOWN = MODES | {TUNED.name: TUNED}
 
 # How the rules are called where a mode has no entry above: in labels, in sentences, and as what they add.
 _SCALING = {
@@ -153,7 +179,7 @@ def named(names: Iterable[str], settings: Mapping[str, Mapping] | None = None) -
     names, settings = set(names), settings or {}
     found = {}
     for name in [*(name for name in MODES if name in names), *sorted(names - set(MODES))]:
-        known, recorded = MODES.get(name), settings.get(name)
+        known, recorded = _KNOWN.get(name), settings.get(name)
         # Of the reference no rule counts: its minibatches are no larger than B_ref.
         is_named_so = known in (None, REFERENCE) or not recorded or known.rule.items() <= recorded.items()
         found[name] = known if known and is_named_so else own(name, recorded)
@@ -166,7 +192,7 @@ def comparisons(modes: Mapping[str, Mode]) -> list[tuple[Mode, Mode]]:
     A mode of the user's own that warms up is compared with the mode of the same rule that does not; one that only
     scales the rate, with the base rate. Where there is no such mode it is in no pair.
     """
-    known = {name: mode for name, mode in modes.items() if mode == MODES.get(name)}
+    known = {name: mode for name, mode in modes.items() if mode == _KNOWN.get(name)}
     pairs = [
         (mode, MODES[mode.compared_with])
         for mode in known.values()

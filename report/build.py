@@ -23,15 +23,15 @@ from batchscale.analysis.findings import Findings
 from batchscale.analysis.statistics import at_least
 from batchscale.errors import UserError
 from batchscale.paths import typed
-from batchscale.records import Study
+from batchscale.records import Study, advice
 from batchscale.records.files import SaveError, write_whole
+from batchscale.records.study import LANDSCAPE
 from batchscale.records.tables import require_folder
-from report.contents import contents, learning_rates, several_targets
+from report.contents import beside, contents, learning_rates, predicted, several_targets
 
 HERE = Path(__file__).parent
 DISCUSSION = "discussion.typ"  # of the records whose digest its first line names
 CHECK = "learning_rate_check"  # a folder of the records' own, with runs that are no part of the study
-TEXT_WIDTH = 6.3  # inches, as in report.typ: figures keep their size, and letters theirs
 _STYLE = ["default", {"font.size": 8, "axes.titlesize": 8, "lines.linewidth": 1.2, "svg.hashsalt": "batchscale"}]
 
 
@@ -66,7 +66,7 @@ def read(data_dir: Path) -> Findings:
     study = Study.load(data_dir)
     if study.runs.empty:
         raise UserError(f"{data_dir} holds no records; run one of the training notebooks first")
-    return findings.analyse(study)
+    return findings.analyse(study, rates=Study.load(data_dir / LANDSCAPE))
 
 
 def prepare(data_dir: Path, folder: Path, found: Findings | None = None) -> Path:
@@ -79,14 +79,18 @@ def prepare(data_dir: Path, folder: Path, found: Findings | None = None) -> Path
     targets = [*lower, found.to_target, *known] if found.target is not None else []
     said = contents(found)
     said |= {"digest": study.digest, "figures": [], "check": None, "targets": several_targets(targets, found.study)}
+    noted = advice.read(data_dir)
+    said["predicted"] = [] if noted is None else predicted(found, noted)
+    folders = [name for name in study.elsewhere if "/" not in name and name not in (LANDSCAPE, CHECK)]
+    said["beside"] = beside({f"{study.folder}/{name}": read(data_dir / name) for name in folders})
     # What somebody wrote about certain records is not printed about others.
     said["is_discussed"] = study.digest in (HERE / DISCUSSION).read_text(encoding="utf-8").splitlines()[0]
     check = Study.load(data_dir / CHECK)
     if len(check.runs):
         place = f"{study.folder}/{CHECK}"
         said["check"] = {"folder": place, "digest": check.digest, "rows": learning_rates(check)}
-    for figure, (size, draw) in _figures(found).items():
-        _save(draw, size, folder / f"{figure}.svg")
+    for figure, how in figures(found).items():
+        _save(drawn(*how), folder / f"{figure}.svg")
         said["figures"].append(figure)
     (folder / "report.json").write_text(json.dumps(said, ensure_ascii=False, allow_nan=False), encoding="utf-8")
     for file in ("report.typ", DISCUSSION, "references.bib"):
@@ -99,7 +103,7 @@ def tenths_below(target: float | None) -> list[float]:
     return [tenth / 10 for tenth in range(1, 10) if not at_least(tenth / 10, target or 0)]
 
 
-def _figures(found: Findings) -> dict[str, tuple[tuple[float, float], Callable[[Axes], None]]]:
+def figures(found: Findings) -> dict[str, tuple[tuple[float, float], Callable[[Axes], None]]]:
     """Sizes in inches, and what draws them, of the figures that have something to show."""
     modes, at = found.modes, found.to_target
 
@@ -116,47 +120,57 @@ def _figures(found: Findings) -> dict[str, tuple[tuple[float, float], Callable[[
 
     def time(ax: Axes) -> None:
         plots.to_target(ax, at, "running_time", found.study.modes)
-        plots.knees(ax, at)
+        plots.breaking_points_below(ax, at.in_time, found.study.modes)
+        legend_beside(ax)
 
     def effects(ax: Axes) -> None:
         plots.effects(ax, found.effects, found.study.modes)
+        if ax.get_legend():
+            ax.get_legend().remove()
         legend_beside(ax)
 
     def frontier(ax: Axes) -> None:
         plots.frontier(ax, found)
         legend_beside(ax)
+        plots.label_frontier(ax, found)
 
     def legend_beside(ax: Axes) -> None:  # in axes this low it would hide what it explains
-        if ax.get_legend():
-            ax.get_legend().remove()
         ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
 
     def size(height: float) -> tuple[float, float]:  # with room for a line of the legend per mode
-        return TEXT_WIDTH, min(max(height, 0.17 * len(found.study.modes)), 8)
+        return plots.PAGE, min(max(height, 0.17 * len(found.study.modes)), 8)
 
-    figures = {}
+    shown = {}
     if len(found.finals):
-        figures["accuracy"] = size(2.2), accuracy
+        shown["accuracy"] = size(2.2), accuracy
     if any(effect.differences["difference"].notna().any() for effect in found.effects):
-        figures["effects"] = size(2.1), effects
+        shown["effects"] = size(2.1), effects
+    if found.landscape is not None:
+        shown["landscape"] = (plots.PAGE, 3.6), lambda ax: plots.landscape(ax, found.landscape)
     if found.target is not None and modes:
-        figures["updates"] = size(2.3), updates
-        figures["time"] = size(2.1), time
+        shown["updates"] = size(2.2), updates
+        shown["time"] = size(2.1), time
     if any(mode.critical.estimate or mode.noise_scale for mode in modes.values()):
-        figures["noise_scales"] = (TEXT_WIDTH, min(0.9 + 0.4 * len(modes), 8)), lambda ax: plots.noise_scales(ax, found)
+        shown["noise_scales"] = (plots.PAGE, min(0.9 + 0.4 * len(modes), 8)), lambda ax: plots.noise_scales(ax, found)
     if any(mode.breaking_points[currency].estimate for mode in modes.values() for currency in CURRENCIES):
         height = min(0.4 + 0.95 * len(modes), 8)
-        figures["breaking_points"] = (TEXT_WIDTH, height), lambda ax: plots.breaking_points(ax, found)
+        shown["breaking_points"] = (plots.PAGE, height), lambda ax: plots.breaking_points(ax, found)
     if len(found.frontier):
-        figures["frontier"] = size(2.1), frontier
-    return figures
+        shown["frontier"] = size(2.1), frontier
+    return shown
 
 
-def _save(draw: Callable[[Axes], None], size: tuple[float, float], path: Path) -> None:
-    """A figure of its own as SVG, the same bytes whenever and with whatever settings it is drawn."""
+def drawn(size: tuple[float, float], draw: Callable[[Axes], None]) -> Figure:
+    """A figure of its own."""
     with plt.style.context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """As SVG, the same bytes whenever and with whatever settings it is drawn."""
+    with plt.style.context(_STYLE):
         figure.savefig(path, metadata={"Date": None})
 
 

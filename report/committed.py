@@ -65,7 +65,7 @@ def _headline(found: Findings) -> str:
         *(f"- {line}" for line in said),
         "",
         _table([head, ["---"] * len(head), *rows]),
-        f"*{sentences.settings(found.study)}. {built_from(found.study)}; SHA-256 of the CSVs `{found.study.digest}`. "
+        f"*{sentences.settings(found.study)}. {built_from(found.trained)}; SHA-256 of the CSVs `{found.study.digest}`. "
         f"Updates and time count to {goal(found.target)}.*",
         "",
     ]
@@ -77,20 +77,12 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def draw(found: Findings, path: Path) -> None:
-    """The three currencies side by side, against batch size: final accuracy with its breaking points, and updates and
-    time to the target."""
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
-    plots.against_batch_size(axes[0], found, "accuracy")
-    plots.threshold_line(axes[0], found.threshold)
-    plots.crossings(axes[0], found)
-    for ax, column in zip(axes[1:], ("updates", "running_time"), strict=True):
-        plots.to_target(ax, found.to_target, column, found.study.modes)
-    plots.critical_batch_sizes(axes[1], found.to_target)
-    plots.knees(axes[2], found.to_target)
-    shown = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, frameon=False)
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=110)
+    """The answer in three currencies, as wide as GitHub shows it, with two pixels for each of the page's."""
+    with plt.rc_context({"font.size": 9}):
+        figure, axes = plt.subplots(1, 3, figsize=(plots.README, 3.6), layout="constrained")
+        plots.currencies(axes, found, columns=3)
+        path.parent.mkdir(exist_ok=True)
+        figure.savefig(path, dpi=2 * 96)
     plt.close(figure)
 
 

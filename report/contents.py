@@ -10,17 +10,18 @@ report's order, and the tables are made.
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from batchscale.analysis import sentences, tables
-from batchscale.analysis.breaking_point import CURRENCIES
-from batchscale.analysis.findings import Findings, ModeFindings, ToTarget
-from batchscale.analysis.reasons import grouped
+from batchscale.analysis import sentences, summary, tables
+from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
+from batchscale.analysis.critical_batch_size import CriticalBatchSize
+from batchscale.analysis.findings import Findings, NoiseScale, ToTarget
 from batchscale.analysis.words import (
     UNDETERMINED,
     count,
     exact,
     goal,
+    images,
     interval,
     listed,
     number,
@@ -64,7 +65,7 @@ def contents(found: Findings) -> dict:
         Text, sentences (lists of text), and tables (lists of rows of text); an empty list where there is nothing to
         say, None for the target where there is none.
     """
-    study = found.study
+    study = found.trained
     facts = {name: _values(study, of) for name, of in _FACTS.items()}
     accuracies = [sentences.accuracy(mode, found.threshold) for mode in found.modes.values()]
     return {
@@ -83,11 +84,12 @@ def contents(found: Findings) -> dict:
         "accuracy": accuracies or ["No larger minibatches are recorded."],
         "accuracies": _accuracies(found),
         "effects": sentences.effects(found),
+        "landscape": [] if found.landscape is None else sentences.landscape(found.landscape, found.threshold),
         "updates": [*sentences.updates(found), *sentences.at_threshold(found)],
         "noise_scales": sentences.noise_scales(found),
         "breaking_points": sentences.breaking_points(found),
         "verdicts": verdicts(found),
-        "open": [row for mode in found.modes.values() if (row := _open(mode)) is not None],
+        "open": list(map(list, summary.reasons(found))),
         "time": sentences.time(found),
         "frontier": sentences.frontier(found),
         "discussion": [*sentences.comparison(found), *sentences.smallest(found)],
@@ -110,12 +112,18 @@ def verdicts(found: Findings) -> list[list]:
     """Label, and value and interval of the three breaking points, the critical batch size and the noise scale."""
     rows = []
     for mode in found.modes.values():
-        points, noise = [mode.breaking_points[currency] for currency in CURRENCIES], mode.noise_scale
-        cells = [[verdict_size(each), interval(*each.interval)] for each in (*points, mode.critical)]
-        cells.append([UNDETERMINED, ""] if noise is None else [number(noise.median), interval(noise.low, noise.high)])
-        rows.append([mode.mode.label, *cells])
+        points = [mode.breaking_points[currency] for currency in CURRENCIES]
+        rows.append([mode.mode.label, *map(_estimate, (*points, mode.critical)), _median(mode.noise_scale)])
     said = any(cell != [UNDETERMINED, ""] for _, *cells in rows for cell in cells)
     return rows if said else []
+
+
+def _estimate(found: BreakingPoint | CriticalBatchSize) -> list[str]:
+    return [verdict_size(found), interval(*found.interval)]
+
+
+def _median(noise: NoiseScale | None) -> list[str]:
+    return [UNDETERMINED, ""] if noise is None else [number(noise.median), interval(noise.low, noise.high)]
 
 
 def learning_rates(study: Study) -> list[list[str]]:
@@ -140,6 +148,40 @@ def learning_rates(study: Study) -> list[list[str]]:
     return rows + [[name, str(size), UNDETERMINED, UNDETERMINED, "1", "diverged"] for name, size, _ in study.diverged]
 
 
+def beside(others: Mapping[str, Findings]) -> list[dict]:
+    """The verdicts of other studies, by their folders; nothing of one that has none."""
+    return [
+        {"folder": folder, "digest": digest, "verdicts": rows}
+        | {"head": f"{folder}: {sentences.settings(found.study)}; SHA-256 {digest[:12]}…"}
+        for folder, found in others.items()
+        if (rows := verdicts(found)) and (digest := found.study.digest)
+    ]
+
+
+def predicted(found: Findings, advice: dict) -> list[list]:
+    """What `advise` predicted beside what was measured: label, value and interval of the breaking point in accuracy of
+    both, and the cost of the prediction as a share of the training time of the runs that measured it.
+
+    Args:
+        found: of the records.
+        advice: of `records.advice.read`.
+    """
+    rows = []
+    for name, mode in found.modes.items():
+        rule = advice["rules"].get(mode.mode.lr_scaling)
+        if rule is None:
+            continue
+        least = "≥ " if rule["is_at_least"] else ""
+        guess = [
+            f"{least}{images(rule['estimate'])}" if rule["estimate"] is not None else UNDETERMINED,
+            interval(rule["low"], rule["high"]),
+        ]
+        seconds = found.epochs_of(name).groupby(RUN)["running_time"].max().sum()
+        cost = f"{100 * advice['seconds'] / seconds:.1f} %" if seconds > 0 else UNDETERMINED
+        rows.append([mode.mode.label, guess, _estimate(mode.breaking_points["accuracy"]), cost])
+    return rows
+
+
 def several_targets(at: Iterable[ToTarget], study: Study) -> list[list[str]]:
     """What is known at several targets, as text: target, label, and value and interval of the critical batch size and
     of the noise scale on the way there; only where a critical batch size is determined."""
@@ -148,10 +190,8 @@ def several_targets(at: Iterable[ToTarget], study: Study) -> list[list[str]]:
         for name, fit in each.critical.items():
             if fit.estimate is None:
                 continue
-            noise = each.noise_scales[name]
-            beside = [UNDETERMINED, ""] if noise is None else [number(noise.median), interval(noise.low, noise.high)]
             critical = [number(fit.estimate), interval(*fit.interval)]
-            rows.append([goal(each.target), study.modes[name].label, *critical, *beside])
+            rows.append([goal(each.target), study.modes[name].label, *critical, *_median(each.noise_scales[name])])
     return rows
 
 
@@ -233,29 +273,13 @@ def _rule(mode: Mode, settings: dict | None) -> str:
 
 def _accuracies(found: Findings) -> list[dict]:
     """Tables of final accuracy, one row per batch size and one column per mode."""
-    modes, columns = list(found.study.modes.values()), {}
-    for mode in modes:
-        own = found.cells[found.cells["experiment"] == mode.name]
-        columns[mode.name] = {row.batch_size: _cell(row) for row in own.itertuples()}
-    shown = []
-    for first in range(0, len(modes), _MODES_ABREAST):
-        abreast = modes[first : first + _MODES_ABREAST]
-        sizes = sorted({size for mode in abreast for size in columns[mode.name]})
-        rows = [[str(size), *(columns[mode.name].get(size, "") for mode in abreast)] for size in sizes]
-        shown.append({"head": ["batch size", *(mode.label for mode in abreast)], "rows": rows})
-    return [table for table in shown if table["rows"]]
-
-
-def _cell(row) -> str:
-    parts = [f"{percent(row.accuracy, row.standard_deviation)} ({row.seeds})"] if row.seeds else []
-    return "; ".join(parts + ([f"{row.diverged} diverged"] if row.diverged else []))
-
-
-def _open(mode: ModeFindings) -> list[str] | None:
-    """A mode's label with the reasons behind what the table of verdicts leaves open or qualifies."""
-    reasons = {currency: mode.breaking_points[currency].reasons for currency in CURRENCIES}
-    said = grouped(reasons | {"critical batch size": mode.critical.reasons})
-    return [mode.mode.label, f"{'; '.join(said)}."] if said else None
+    table, shown = summary.accuracies(found), []
+    for first in range(0, table.shape[1], _MODES_ABREAST):
+        abreast = table.iloc[:, first : first + _MODES_ABREAST]
+        abreast = abreast[(abreast != "").any(axis=1)]
+        rows = [[str(size), *row] for size, *row in abreast.itertuples(name=None)]
+        shown.append({"head": ["batch size", *abreast.columns], "rows": rows})
+    return shown
 
 
 def _trained_by(study: Study) -> str:

@@ -8,9 +8,11 @@ import pandas as pd
 
 from batchscale import modes
 from batchscale.epoch import COLUMNS
-from batchscale.experiment import LARGE_BATCH_SIZES, SMALL_BATCH_SIZES, Experiment
+from batchscale.experiment import Experiment
 from batchscale.records.study import RUN, Run, Study, is_any
 
+SMALL_BATCH_SIZES = (2, 4, 8, 16, 32)
+LARGE_BATCH_SIZES = (128, 256, 512, 1024, 2048, 4096, 8192)
 IMAGES = 50_000
 TARGET = 0.7
 # By mode: S_min and B_crit at the target, and the batch size above which its final accuracy falls. At the reference

@@ -460,6 +460,10 @@ def test_frontier_without_what_has_learned_nothing():
     found = tables.frontier(finals, least=0.15)  # it has to be more than that
     assert found[["experiment", "batch_size", "dominated"]].values.tolist() == [["slow", 8, False]]
     assert tables.frontier(finals, least=0.5).empty
+    more = pd.concat(
+        [finals, finals.iloc[[2]].assign(seed=1, accuracy=0.15)]
+    )  # one seed is dead, however good the other
+    assert tables.frontier(more, least=0.15).empty
 
 
 def pairs(differences: dict[int, list[float]], theirs: float = 0.5) -> pd.DataFrame:

@@ -360,6 +360,22 @@ BAD = [
     (copied("", "mine.csv"), ["project", "{}"], 2, "{}/mine.csv and {}/mine_bs64_seed0.csv hold the same run, mine"),
     (None, ["analyse", "{}", "--tolerance", "2"], 2, "tolerance is 2.0; it must be a fraction"),
     (None, ["analyse", "{}", "--target", "0"], 2, "target is 0.0; it must be a fraction"),
+    # explore
+    (None, ["explore", "{}/missing"], 2, "there is no folder {}/missing; name the one that holds the CSVs"),
+    (None, ["explore", "{}", "-o", "{}"], 2, "output is {}, which is a folder; name a file, as in {}/explorer.html"),
+    (
+        log("8,1,0.5"),
+        ["explore", "{}", "-o", "{}/log.csv/a.html"],
+        2,
+        "output is {}/log.csv/a.html, but {}/log.csv cannot be written (File exists); name another file",
+    ),
+    (log("8,1,0.5"), ["explore", "{}", "-o", "{}/a.html", "--tolerance", "1"], 2, "tolerance is 1.0; it must be a fr"),
+    (
+        log("8,1,0.5"),
+        ["explore", "{}", "-o", "{}/a.html", "--reference", "nobody"],
+        2,
+        "there is no run of nobody in",
+    ),
     # import
     (
         None,

@@ -51,7 +51,7 @@ def test_help_needs_no_torch(command):
 
 def test_no_flag_has_its_help_broken_into_lines():
     """tyro keeps the line breaks of a docstring, so that one of two lines would be cut in the middle of a sentence."""
-    for command in (cli.Train, cli.Sweep, cli.Study, cli.Analyse, cli.Project, cli.Import, cli.NoiseScale):
+    for command in (cli.Train, cli.Sweep, cli.Study, cli.Analyse, cli.Explore, cli.Project, cli.Import, cli.NoiseScale):
         for owner in command.__mro__[:-1]:
             for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(owner)))):
                 if isinstance(node, ast.ClassDef):
@@ -166,12 +166,15 @@ def test_sweep_is_the_study():
 def test_study_hands_on_what_is_given(monkeypatch):
     given = []
     monkeypatch.setattr(notebooks, "execute", lambda out, parameters, **sizes: given.append((out, parameters, sizes)))
+    monkeypatch.setattr(cli.Analyse, "__call__", lambda self: given.append(self.data_dir))
     assert cli.main(["study", "--out", "runs/a"]) == 0
+    assert given.pop() == "runs/a"  # whose verdicts are printed
     assert given.pop() == ("runs/a", {}, {"small": None, "large": None})
     settings = """--dataset digits --train-size 256 --width 0.5 --seeds 0 1 --epochs 3 --optimizer adamw --momentum 0.8
         --weight-decay 0.1 --augment flip --base-lr 0.01 --reference-batch-size 4 --warmup-epochs 1 --decay cosine
         --workers 2"""
     assert cli.main(["study", "--out", "runs/a", "--small", "4", "--large", "8", "16", *settings.split()]) == 0
+    assert given.pop() == "runs/a"
     parameters = {
         **{"dataset": "digits", "train_size": 256, "width": 0.5, "seeds": [0, 1], "epochs": 3},
         **{"optimizer": "adamw", "momentum": 0.8, "weight_decay": 0.1, "augment": "flip"},
@@ -184,6 +187,7 @@ def test_study_of_another_network_has_its_width(monkeypatch):
     """The notebooks' width is that of the study's network."""
     given = []
     monkeypatch.setattr(notebooks, "execute", lambda out, parameters, **sizes: given.append(parameters))
+    monkeypatch.setattr(cli.Analyse, "__call__", lambda self: None)
     assert cli.main(["study", "--out", "a", "--model", "networks:Net"]) == 0
     assert cli.main(["study", "--out", "a", "--model", "networks:Net", "--width", "2"]) == 0
     assert given == [{"model": "networks:Net", "width": width} for width in (None, 2)]
@@ -197,7 +201,7 @@ def test_study_of_another_network_has_its_width(monkeypatch):
             "OPTIMIZER=adamw MOMENTUM=0 WEIGHT_DECAY=0.1 AUGMENT=flip-crop DECAY=step",
             {"optimizer": "adamw", "momentum": 0, "weight_decay": 0.1, "augment": "flip-crop", "decay": "step"},
         ),
-        ("", {"model": None, "width": 0.25, "optimizer": None, "momentum": None, "decay": None}),
+        ("", {"model": None, "width": 0.125, "optimizer": None, "momentum": None, "base_lr": 0.004, "decay": "linear"}),
         ("MODEL=networks:Net", {"model": "networks:Net", "width": None}),
         ("MODEL=networks:Net WIDTH=2", {"model": "networks:Net", "width": 2}),
     ],

@@ -117,7 +117,8 @@ def run(command: str) -> None:
 
 def test_there_are_commands_of_every_kind():
     words = {word for command in [*README, *HELP] for word in command.split()}
-    assert {"train", "sweep", "find", "study", "analyse", "project", "import", "noise-scale", "make", "sbatch"} <= words
+    assert {"train", "sweep", "find", "study", "analyse", "explore", "project", "import", "noise-scale"} <= words
+    assert {"make", "sbatch"} <= words
     assert len(README) >= 14
     assert len(HELP) >= 7
 
@@ -144,7 +145,7 @@ def test_the_study_that_the_help_shows(clone, capfd):
     assert len(table) == 2 * (2 * 2 + 3 * 2)
     assert set(table["experiment"]) == set(MODES)
     story = {"threshold", "base_rate", "scaled_rate", "warm_up", "effects"}
-    story |= {"critical_batch_size", "breaking_points", "time", "against_batch_size", "against_epoch"}
+    story |= {"answer", "critical_batch_size", "breaking_points", "time", "against_batch_size", "against_epoch"}
     assert {path.stem for path in (out / "figures").iterdir()} == {*MODES, *story}
     for name in (*notebooks.TRAINING, notebooks.RESULTS):
         cells = nbformat.read(out / f"{name}.ipynb", as_version=4).cells

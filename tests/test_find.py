@@ -18,8 +18,9 @@ from batchscale.errors import UserError
 from batchscale.experiment import Experiment
 from batchscale.records import Study, advice
 from batchscale.records.files import lock
+from batchscale.sweeps.cost import Cost
 from batchscale.sweeps.options import Options
-from batchscale.sweeps.searching import Cost, Searching
+from batchscale.sweeps.searching import Searching
 
 TINY = {"dataset": "digits", "width": 0.1, "train_size": 400, "epochs": 2, "base_lr": 0.01}
 NAMES = ("scaled_lr",)

@@ -12,11 +12,12 @@ PACKAGE = PROJECT / "batchscale"
 FLAT = {"errors", "experiment", "epoch", "modes", "paths", "schedules", "streams"}
 # What each room may import besides its own modules; a flat file is a room of its own.
 BELOW = {
-    "cli": {"sweeps", "training", "records", "analysis", *FLAT},
+    "cli": {"sweeps", "training", "records", "analysis", "explorer", *FLAT},
     "sweeps": {"training", "records", "analysis", *FLAT},
     "training": FLAT,
     "records": FLAT,
     "analysis": {"records", *FLAT},
+    "explorer": {"analysis", "records", *FLAT},
     "modes": {"experiment", "schedules", "errors"},
     "experiment": {"schedules", "errors"},
     "epoch": {"errors"},
@@ -105,9 +106,10 @@ def test_the_network_is_known_by_its_name_alone():
     ("code", "absent"),
     [
         ("import batchscale", ["torch", "ray", "pandas", "numpy"]),
-        ("import batchscale.cli", ["torch", "ray", "pandas", "matplotlib"]),
+        ("import batchscale.cli", ["torch", "ray", "pandas", "matplotlib", "plotly"]),
         ("from batchscale.analysis import findings, json_object, plots, projection, terminal", ["torch", "ray"]),
         ("from batchscale import records", ["torch", "ray"]),
+        ("from batchscale import explorer", ["torch", "ray", "plotly"]),
         ("from batchscale import sweeps", ["torch", "ray", "matplotlib"]),
     ],
 )

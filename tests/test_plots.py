@@ -81,8 +81,8 @@ def test_against_epoch_is_darker_for_larger_batches():
     small = EPOCHS[EPOCHS["experiment"] == "baseline_small"]
     plots.against_epoch(ax, small, "accuracy")
     assert drawn(ax)["B = 8"] == [[1, 2], [0.4, pytest.approx(0.67)]]
-    luminance = [mpl.colors.rgb_to_hsv(line.get_color()[:3])[2] for line in ax.get_lines()]
-    assert luminance == sorted(luminance, reverse=True)
+    shades = [grey(line.get_color()) for line in ax.get_lines()]
+    assert shades == sorted(shades, reverse=True)
 
 
 SCALED = {"name": "scaled_lr", "lr_scaling": "linear", "base_lr": 0.1}
@@ -142,6 +142,10 @@ def test_equal_schedules_are_one_line():
         assert len(lines["B = 2–8"]) > len(lines["B = 32"])
     plots.batch_size_legend(ax)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["B = 32", "B = 16", "B = 2–8"]
+    _, ax = plt.subplots()
+    plots.against_epoch(ax, table(("mine", 8, 0, [0.1, 0.7]), ("mine", 16, 0, [0.2, 0.8])), "accuracy")
+    plots.batch_size_legend(ax)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["B = 16", "B = 8"]  # as the lines end
 
 
 def test_the_way_to_zero_does_not_hide_the_schedules():
@@ -184,9 +188,9 @@ def test_threshold_line():
     mean, given = dataclasses.replace(best, from_batch_size=None), Threshold(accuracy=0.76, best=0.76, error=0.0)
     for number, (kind, height, label) in enumerate(
         (
-            (best, 0.66, "threshold 0.660 (B = 8: 0.670 − 0.01)"),
-            (mean, 0.66, "threshold 0.660 (mean of the reference: 0.670 − 0.01)"),
-            (given, 0.76, "threshold 0.760 (given)"),
+            (best, 0.66, "threshold 66.0 % (1 point below B = 8)"),
+            (mean, 0.66, "threshold 66.0 % (1 point below the reference)"),
+            (given, 0.76, "threshold 76.0 % (given)"),
         ),
         1,
     ):
@@ -214,8 +218,36 @@ def test_modes_are_told_apart_everywhere():
     assert [plots.mode_style(name) for name in MODES] == styles[:4]
 
 
+def grey(colour) -> float:
+    """How light it is in black and white, 0-1."""
+    return float(np.dot(mpl.colors.to_rgb(colour), (0.299, 0.587, 0.114)))
+
+
+def test_modes_and_batch_sizes_are_told_apart_in_grey():
+    """Those of the study; for colour-blind readers Tol made the scheme."""
+    shades = sorted(grey(mode.colour) for mode in MODES.values())
+    assert min(np.diff(shades)) > 0.2
+    assert len({mode.marker for mode in MODES.values()}) == len(MODES)
+    sizes = [2**power for power in range(1, 14)]
+    steps = np.diff([grey(shade) for shade in plots._shades(sizes).values()])
+    assert (steps < -0.015).all()
+
+
+def test_the_runs_of_the_reference_keep_their_marks():
+    """They lie on top of the lines that begin with them."""
+    found = findings.analyse(synthetic.as_study(seeds=(0,), large=(64, 128), epochs=10))
+    _, axes = plt.subplots(1, 3)
+    plots.currencies(axes, found)
+    for ax in axes:
+        lines = {line.get_label(): line for line in ax.get_lines()}
+        ours, theirs = lines["base rate"], lines["small batches, base rate"]
+        assert set(ours.get_xdata()) & set(theirs.get_xdata())
+        assert theirs.get_zorder() > ours.get_zorder()
+    assert len({text.get_text() for text in axes[0].figure.legends[0].get_texts()}) >= 7
+
+
 def test_no_symbol_means_two_things():
-    """Ticks are estimates, arrows open ends, triangles and crosses runs that missed the target; the rest are modes."""
+    """Ticks are estimates, triangles open ends and bounds, crosses runs that diverged; the rest are modes."""
     names = [f"mine_{number:02d}" for number in range(45)]
     of_modes = {plots.mode_style(name, names)["marker"] for name in (*MODES, *names)}
     assert len(of_modes) == 7
@@ -356,7 +388,7 @@ def test_to_target():
     (at_once,) = [line for line in ax.get_lines() if line.get_transform() == ax.get_xaxis_transform()]
     assert (at_once.get_marker(), at_once.get_xydata().tolist()) == ("x", [[1024, 0]])
     assert [label.get_text() for label in ax.get_xticklabels()] == ["64", "128", "256", "512", "1024"]
-    assert ax.get_title() == "target: accuracy 0.500"
+    assert ax.get_title() == "target: 50.0 % accuracy"
     keys = {"target not reached: at least this", "within the first epoch: at most this", "diverged here"}
     assert keys < set(drawn(ax))
 
@@ -394,7 +426,9 @@ def test_critical_batch_size_is_on_its_curve():
         plots.critical_batch_sizes(ax, dataclasses.replace(NOTHING_FOUND.to_target, critical={"scaled_lr": fit}))
 
     draw(fit)
-    curve, marker, _ = ax.get_lines()
+    curve, marker, *keys = ax.get_lines()
+    assert [key.get_label() for key in keys] == ["fitted curve", "critical batch size, 95 % interval"]
+    assert marker.get_marker() == "|"
     np.testing.assert_allclose(curve.get_ydata(), 7 + 700 / np.array(curve.get_xdata()))
     assert curve.get_xdata()[[0, -1]].tolist() == pytest.approx([20, 1000])
     assert marker.get_xydata().tolist() == [[100, 14]]
@@ -402,9 +436,9 @@ def test_critical_batch_size_is_on_its_curve():
     assert ax.get_xlim() == (10, 1000)
     draw(dataclasses.replace(fit, estimate=None))
     draw(dataclasses.replace(fit, steps_min=None))
-    assert len(ax.get_lines()) == 3
+    assert [line.get_linestyle() for line in ax.get_lines() if len(line.get_xdata()) > 1] == ["--"]
     draw(dataclasses.replace(fit, batch_sizes=(200, 800)))  # B_crit is extrapolated
-    assert ax.get_lines()[3].get_xdata()[0] == pytest.approx(100)
+    assert [line.get_xdata()[0] for line in ax.get_lines() if len(line.get_xdata()) > 1] == pytest.approx([20, 100])
 
 
 def test_effects_in_points():
@@ -551,8 +585,8 @@ def test_crossings():
     """The fitted curve, a dotted line from the threshold down to a tick with a number, and the interval as a bar."""
     ax, (limits, (low, high)) = crossed(scaled_lr=point(256.0, 181.0, 400.0, (256, 512), curve=CURVE))
     colour = plots.mode_style("scaled_lr")["color"]
-    _, curve, tick, fitted, key = ax.get_lines()
-    assert (curve.get_linestyle(), curve.get_color()) == ("-", colour)
+    _, tick, key, curve, fitted = ax.get_lines()
+    assert (curve.get_linestyle(), curve.get_color()) == ("--", colour)
     assert fitted.get_label() == "fitted curve"
     sizes, values = np.array(curve.get_xdata()), np.array(curve.get_ydata())
     assert (sizes[0], sizes[-1]) == (128, pytest.approx(512))
@@ -567,7 +601,7 @@ def test_crossings():
     (dotted,) = [each for each in ax.collections if each.get_segments()[0][0][0] == each.get_segments()[0][1][0]]
     assert dotted.get_segments()[0].tolist() == [[256, height], [256, 0.75]]
     assert dotted.get_linestyle()[0][1] is not None  # dashes or dots
-    assert key.get_label() == "breaking point with its 95 % interval"
+    assert key.get_label() == "breaking point, 95 % interval"
     assert len(key.get_xdata()) == 0
 
 
@@ -578,7 +612,7 @@ def test_crossings_have_a_row_each():
     assert sorted(set(heights), reverse=True) == heights
     assert ax.get_ylim()[0] < heights[-1] < heights[0] < low
     labels = [line.get_label() for line in ax.get_lines() if not line.get_label().startswith("_")]
-    assert labels == ["fitted curve", "breaking point with its 95 % interval"]  # once
+    assert labels == ["breaking point, 95 % interval", "fitted curve"]  # once
 
 
 @pytest.mark.parametrize(
@@ -606,15 +640,15 @@ def test_crossings_that_are_open(found, markers, number, count):
     assert len(lines) == (found.estimate is not None)
 
 
-def test_knees_are_below_the_lines():
-    """One row per mode that has a verdict in time, on an axis of powers of ten."""
+def test_breaking_points_are_below_the_lines():
+    """One row per mode that has a verdict, on an axis of powers of ten."""
     _, ax = plt.subplots()
     ax.plot([128, 512], [40, 20])
     plots._log2_axis(ax, [128, 256, 512])
     ax.set_yscale("log")
     limits, (low, high) = ax.get_xlim(), ax.get_ylim()
     points = {"baseline_large": POINT, "scaled_lr": UNKNOWN, "mine": OPEN_ABOVE}
-    plots.knees(ax, dataclasses.replace(NOTHING_FOUND.to_target, in_time=points))
+    plots.breaking_points_below(ax, points)
     assert [bar[:2] for bar in bars(ax)] == [(128, 512), (300, pytest.approx(limits[1]))]
     heights = [bar[2] for bar in bars(ax)]
     assert ax.get_ylim()[0] < heights[1] < heights[0] < low
@@ -624,7 +658,7 @@ def test_knees_are_below_the_lines():
     assert symbols == [("|", 256), (">", limits[1])]
     assert texts(ax) == ["256", "> 512"]
     before = ax.get_ylim()
-    plots.knees(ax, dataclasses.replace(NOTHING_FOUND.to_target, in_time={"mine": UNKNOWN}))
+    assert plots.breaking_points_below(ax, {"mine": UNKNOWN}) == {}
     assert ax.get_ylim() == before
 
 
@@ -646,7 +680,8 @@ def test_crossings_of_some_modes():
     two = {name: mode(found) for name in ("baseline_large", "scaled_lr")}
     plots.crossings(ax, found_of(two, threshold=THRESHOLD), ["scaled_lr"])
     assert (both, len(bars(ax))) == (2, 1)
-    assert ax.texts[0].get_color() == plots.mode_style("scaled_lr")["color"]
+    (tick,) = [line for line in ax.get_lines() if line.get_marker() == "|" and len(line.get_xdata())]
+    assert tick.get_color() == plots.mode_style("scaled_lr")["color"]
 
 
 def test_the_curve_of_records_crosses_the_threshold_where_it_is_drawn():
@@ -675,13 +710,38 @@ def test_noise_scales_beside_critical_batch_sizes():
     values = [line.get_xdata()[0] for line in ax.get_lines() if len(line.get_xdata())]
     assert values == [400, 300, 50]
     assert [bar[:2] for bar in bars(ax)] == [(200, 800), (100, 900), (40, 60)]
-    assert texts(ax) == ["B_crit undetermined"]
+    assert texts(ax) == ["critical batch size undetermined"]
 
 
-def test_every_second_of_many_powers_of_two_is_named():
-    _, ax = plt.subplots()
+@pytest.mark.parametrize(("width", "step"), [(24, 1), (12, 2), (6.4, 3), (3.2, 6)])
+def test_as_many_batch_sizes_are_named_as_have_room(width, step):
+    """A small tick marks the others."""
+    figure, ax = plt.subplots(figsize=(width, 4))
     plots.noise_scales(ax, found_of({"mine": mode(noise=(900, 4, 1_000_000))}))
-    assert [text.get_text() for text in ax.get_xticklabels()] == [str(4**power) for power in range(1, 11)]
+    figure.canvas.draw()
+    powers = [2**power for power in range(2, 21)]
+    assert [text.get_text() for text in ax.get_xticklabels()] == list(map(str, powers[::step]))
+    assert set(ax.xaxis.get_minorticklocs()) | set(ax.xaxis.get_majorticklocs()) == set(powers)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (30, 40_000, [100, 1000, 10_000]),
+        (240, 1040, [300, 500, 700, 1000]),
+        (54, 330, [70, 100, 150, 200, 300]),
+        (9, 30_000, [10, 100, 1000, 10_000]),
+    ],
+)
+def test_an_axis_of_powers_of_ten_has_numbers_where_the_points_are(low, high, shown):
+    """Four at least, as round as can be."""
+    _, ax = plt.subplots()
+    ax.set_yscale("log")
+    ax.set_ylim(low, high)
+    plots._few_numbers(ax.yaxis, (low, high))
+    seen = [tick for tick in ax.yaxis.get_majorticklocs() if low <= tick <= high]
+    assert len(seen) >= 4
+    assert set(shown) <= set(seen)
 
 
 def test_noise_scales_that_are_not_measurable_or_not_measured():
@@ -692,7 +752,7 @@ def test_noise_scales_that_are_not_measurable_or_not_measured():
     assert [bar[:2] for bar in bars(ax)] == [(40, end), (40, end)]
     markers = [(line.get_marker(), line.get_xdata()[0]) for line in ax.get_lines() if len(line.get_xdata())]
     assert markers == [(">", end), (plots.mode_style("scaled_lr")["marker"], 50), (">", end)]
-    missing, hidden = "B_crit undetermined", "noise scale not measurable in 1 of 3 epochs"
+    missing, hidden = "critical batch size undetermined", "noise scale not measurable in 1 of 3 epochs"
     assert texts(ax) == [missing, missing, hidden, missing, "noise scale not measured"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["gradient noise scale"]
 
@@ -701,16 +761,20 @@ def test_frontier_joins_and_names_what_is_worth_choosing():
     _, ax = plt.subplots()
     rows = [
         ("scaled_lr", 512, 1.0, 0.5, False),
-        ("scaled_lr", 256, 2.0, 0.4, True),
+        ("scaled_lr", 256, 2.0, 0.52, True),
+        ("scaled_lr", 1024, 3.0, 0.2, True),
         ("baseline_large", 128, 10.0, 0.7, False),
     ]
     table = pd.DataFrame(rows, columns=["experiment", "batch_size", "running_time", "accuracy", "dominated"])
     found = found_of({"baseline_large": mode(), "scaled_lr": mode()})
-    plots.frontier(ax, dataclasses.replace(found, frontier=table))
-    assert sorted(texts(ax)) == ["128", "512"]
+    found = dataclasses.replace(found, frontier=table)
+    plots.frontier(ax, found)
+    plots.label_frontier(ax, found)
+    assert texts(ax) == ["1 combination below", "B = 128", "B = 512"]
+    assert 0.2 < ax.get_ylim()[0] < 0.5
     line = next(line for line in ax.get_lines() if line.get_color() == "0.6")
     assert line.get_xydata().tolist() == [[1.0, 0.5], [10.0, 0.7]]
-    assert {line.get_alpha() for line in ax.get_lines() if list(line.get_xdata()) == [2.0]} == {0.3}
+    assert {line.get_alpha() for line in ax.get_lines() if list(line.get_xdata()) == [2.0, 3.0]} == {0.3}
 
 
 def test_of_very_many_batch_sizes_some_are_drawn():

@@ -18,14 +18,15 @@ from conftest import PROJECT
 from batchscale.analysis import words
 from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
 from batchscale.analysis.findings import Findings, NoiseScale, ToTarget, analyse
+from batchscale.analysis.words import interval, verdict_size
 from batchscale.epoch import STUDY_COLUMNS
 from batchscale.errors import UserError
 from batchscale.experiment import Experiment
 from batchscale.modes import MODES
-from batchscale.records import Study, digest
+from batchscale.records import Study, advice, digest
 from batchscale.records.study import RUN
 from report import build, committed
-from report.contents import contents, learning_rates, several_targets
+from report.contents import contents, learning_rates, predicted, several_targets
 
 EPOCHS = synthetic.study()
 SMALL = synthetic.study(seeds=(0, 1), small=(8, 32), large=(128, 1024))
@@ -800,6 +801,46 @@ def test_check_of_the_learning_rate(tmp_path):
     assert {key for key in ours if ours[key] != theirs[key]} == {"check", "missing"}
     (remark,) = set(theirs["missing"]) - set(ours["missing"])
     assert remark.startswith("Not read: 3 CSVs in the subfolder learning_rate_check;")
+
+
+def test_other_studies_in_subfolders(tmp_path):
+    """With their own verdicts; the landscape and the check are none, and neither is a folder below a folder."""
+    data = write(SMALL, tmp_path / "data")
+    for name in ("adamw", "adamw/old", "landscape", "learning_rate_check"):
+        write(SMALL[SMALL["experiment"] != "scaled_lr"], data / name)
+    (tmp_path / "of").mkdir()
+    source = build.prepare(data, tmp_path / "of")
+    (other,) = json.loads((source.parent / "report.json").read_text(encoding="utf-8"))["beside"]
+    assert (other["folder"], other["digest"]) == ("data/adamw", digest(data / "adamw"))
+    assert [label for label, *_ in other["verdicts"]] == ["base rate", "scaled rate, gradual warm-up"]
+    words = text(source)
+    assert f"SHA-256 {other['digest'][:12]}" in words
+    assert "data/adamw" in words
+
+
+def test_predicted_beside_measured(tmp_path):
+    """By hand; a rule that was not predicted has no row, and one that has no end is said to be at least so large."""
+    found = analyse(Study.of(SMALL))
+    rule = {"estimate": 200.4, "low": 100.0, "high": None, "is_at_least": False}
+    noted = {"seconds": 60.0, "rules": {"linear": rule, "none": rule | {"estimate": 30.0, "is_at_least": True}}}
+    rows = {row[0]: row[1:] for row in predicted(found, noted)}
+    point = found.modes["scaled_lr"].breaking_points["accuracy"]
+    seconds = found.epochs_of("scaled_lr").groupby(["batch_size", "experiment", "seed"])["running_time"].max().sum()
+    assert rows["linearly scaled rate"] == [
+        ["200", "≥ 100"],
+        [verdict_size(point), interval(*point.interval)],
+        f"{100 * 60 / seconds:.1f} %",
+    ]
+    assert rows["base rate"][0] == ["≥ 30", "≥ 100"]
+    assert predicted(found, {"seconds": 60.0, "rules": {"sqrt": rule}}) == []
+    nothing = rule | dict.fromkeys(("estimate", "low", "high"))
+    assert predicted(found, noted | {"rules": {"linear": nothing}})[0][1] == ["–", ""]
+    data = write(SMALL, tmp_path / "data")
+    (tmp_path / "of").mkdir()
+    assert "Prediction" not in text(build.prepare(data, tmp_path / "of"))
+    advice.write(data, noted)
+    words = text(build.prepare(data, tmp_path / "of"))
+    assert "as advise predicted it" in words.replace("\n", " ")
 
 
 def test_several_targets_are_tabled_where_something_is_known(whole):

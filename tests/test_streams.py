@@ -77,7 +77,7 @@ from batchscale.sweeps.display import Display
 
 run = Experiment(batch_size=64)
 progress = SimpleNamespace(epoch=1, images=3, total_images=9, loss=1, images_per_second=1)
-with Display(1) as display:
+with Display([run]) as display:
     display.show("progress", run, progress)
     Path(sys.argv[1]).touch()
     while not Path(sys.argv[2]).exists():
@@ -133,7 +133,7 @@ def closed_file():
 
 
 def show_everything() -> None:
-    with Display(1) as display:
+    with Display([RUN]) as display:
         display.show("progress", RUN, Progress(1, 64, 640, 2.3, 100.0))
         display.show("notice", None, "a notice")
         display.show("finish", RUN, "complete")

@@ -756,7 +756,7 @@ def test_terminal_shows_bars_that_fit(monkeypatch, capsys):
     for width in (60, 80, 150):
         monkeypatch.setenv("COLUMNS", str(width))
         monkeypatch.setenv("LINES", "24")
-        with display.Display(1) as shown_runs:
+        with display.Display([experiment]) as shown_runs:
             shown_runs.show("progress", experiment, Progress(1, 0, 500_000, 2.3, 0.0))
             shown_runs.show("epoch", experiment, SimpleNamespace(accuracy=0.512))
             shown_runs.show("progress", experiment, Progress(2, 75_000, 500_000, 1.234, 2134.5))
@@ -764,9 +764,47 @@ def test_terminal_shows_bars_that_fit(monkeypatch, capsys):
         shown = [line for line in lines if " 15%" in line]
         assert shown
         assert max(map(len, lines)) <= width
-        for part in ["B=1024", "2/10", "loss 1.234", "acc", "0.512", "2134"]:
+        for part in ["B=1024", "epoch 2 of 10" if width == 150 else "2/10", "loss 1.234", "acc", "0.512", "2134"]:
             assert part in shown[-1], shown[-1]
-        assert ("gradual_warmup" in shown[-1]) == (width == 150)
+        assert ("run 1 of 1: gradual_warmup" in shown[-1]) == (width == 150)
+
+
+def test_a_notebook_shows_runs_and_the_time_for_all_in_narrow_lines(monkeypatch):
+    """Two runs of 500 images in 100 s: five times as many, at the same pace, are left of each, and two more runs."""
+    from batchscale.training.loop import Progress
+
+    now, shown = [0.0], []
+    monkeypatch.setattr(display, "in_notebook", lambda: True)
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(display.time, "strftime", lambda form: "09:41:05")
+    monkeypatch.setattr(display.Display, "_update_output", lambda self: shown.append(self._lines()))
+    name = "gradual_warmup_scaled_lr"
+    runs = [Experiment(name=name, batch_size=size, seed=seed) for seed in (0, 1) for size in (1024, 8192)]
+    with display.Display(runs) as progress:
+        assert shown == [["starting: the first numbers take some seconds"]]
+        for run in runs[:2]:
+            progress.show("progress", run, Progress(1, 0, 3000, 2.3, 0.0))
+        now[0] = 100.0
+        for run in runs[:2]:
+            progress.show("progress", run, Progress(2, 500, 3000, 1.234, 98765.4))
+        assert shown[-1] == [
+            f"run 1 of 4: {name} B=1024 seed 0, epoch 2 of 10",
+            "  ██············  16 % done, about 8 min left, loss 1.234, 98765 images/s",
+            f"run 2 of 4: {name} B=8192 seed 0, epoch 2 of 10",
+            "  ██············  16 % done, about 8 min left, loss 1.234, 98765 images/s",
+            "0 of 4 runs ended, about 18 min left, at 09:41:05",  # (2 · 500 s + 2 · 600 s) / 2
+        ]
+        progress.show("epoch", runs[0], SimpleNamespace(accuracy=0.712))
+        progress.show("finish", runs[1], "complete")
+        progress.show("progress", runs[0], Progress(10, 3000, 3000, 0.1, 98765.4))
+        assert shown[-1] == [
+            f"run 1 of 4: {name} B=1024 seed 0, epoch 10 of 10",
+            "  ██████████████ 100 % done, about 0 s left, accuracy 71.2 %, 98765 images/s",
+            "1 of 4 runs ended, about 12 min left, at 09:41:05",  # 0 s, and 600 s at 0.033 and 0.2 s per image
+        ]
+        progress.show("progress", runs[2], Progress(1, 0, 3000, 2.3, 0.0))
+        assert shown[-1][2].startswith("run 3 of 4: ")
+    assert max(len(line) for lines in shown for line in lines) <= 78
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ PLAUSIBLE = {
     "most": 0.31,
 }
 # Where `sizes` is how many.
-NUMBERS = {"too few sizes": 2, "too few step times": 1, "seeds missing": 3, "answerable": 4}
+NUMBERS = {"too few sizes": 2, "too few peaks": 2, "too few step times": 1, "seeds missing": 3, "answerable": 4}
 PAIRS = {"lengths differ within": {"lengths": ((2.0, (8, 16)), (3.0, (32,)))}}  # epochs, and at which batch sizes
 NUMBERS |= {"varies too much": 3, "may always fall": 3, "may never fall": 3}
 

@@ -18,6 +18,7 @@ from batchscale.analysis import threshold as thresholds
 from batchscale.analysis.accuracies import accuracies
 from batchscale.analysis.breaking_point import BreakingPoint, in_accuracy, in_time, in_updates, losses
 from batchscale.analysis.critical_batch_size import CriticalBatchSize, critical_batch_size
+from batchscale.analysis.landscape import Landscape, landscape, with_tuned
 from batchscale.analysis.reasons import Reason
 from batchscale.analysis.statistics import at_least, censored_median, first_best
 from batchscale.analysis.tables import Beginning
@@ -26,7 +27,7 @@ from batchscale.analysis.words import listed
 from batchscale.errors import UserError
 from batchscale.experiment import CLASSES
 from batchscale.modes import REFERENCE, Mode, comparisons
-from batchscale.records.study import Study
+from batchscale.records.study import RUN, Study
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,12 @@ class ToTarget:
     reason: Reason | None = None
 
     @property
-    def drawn(self) -> pd.DataFrame:
-        """All curves in one table, every row under its curve's mode."""
-        named = [curve.assign(experiment=name) for name, curve in self.curves.items() if len(curve)]
-        return pd.concat(named, ignore_index=True) if named else self.runs.iloc[:0]
-
-    @property
     def means(self) -> pd.DataFrame:
-        """Geometric means over the seeds of all curves, see `tables.means_to_target`."""
-        return tables.means_to_target(self.drawn)
+        """Geometric means over the seeds of all curves, every row under its curve's mode, and of the runs of the
+        reference under its own name; see `tables.means_to_target`."""
+        named = [curve.assign(experiment=name) for name, curve in self.curves.items() if len(curve)]
+        rest = self.runs[~self.runs["experiment"].isin(self.curves)]
+        return tables.means_to_target(pd.concat([*named, rest], ignore_index=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +143,8 @@ class Findings:
         frontier: rows of `tables.frontier`, without what has hardly more than the accuracy of guessing.
         final_epochs: epochs over which the final accuracy is a mean.
         remarks: what was left out, and why.
+        reference: names of the modes whose accuracy is to be kept.
+        landscape: of the runs at other learning rates; None where there are none, or too few.
     """
 
     study: Study
@@ -158,6 +158,13 @@ class Findings:
     frontier: pd.DataFrame
     final_epochs: int
     remarks: tuple[Reason, ...]
+    reference: tuple[str, ...] = ()
+    landscape: Landscape | None = None
+
+    @property
+    def trained(self) -> Study:
+        """The study without the mode "tuned rate", whose runs have another name or are in another folder."""
+        return self.study if self.landscape is None else self.study.without(self.landscape.tuned.sidecars)
 
     @property
     def target(self) -> float | None:
@@ -169,6 +176,13 @@ class Findings:
         if name not in self.modes:
             return self.finals[self.finals["experiment"] == name]
         return tables.curve(self.finals, self.modes[name].mode, self.modes[name].beginning)
+
+    def epochs_of(self, name: str) -> pd.DataFrame:
+        """The epochs of the runs on the curve of a mode, from the reference on; of the reference itself, its own."""
+        if name not in self.modes:
+            return self.study.epochs[self.study.epochs["experiment"] == name]
+        runs = tables.curve(self.study.runs, self.modes[name].mode, self.modes[name].beginning)
+        return self.study.epochs.merge(runs[RUN], on=RUN)
 
     @property
     def pareto(self) -> pd.DataFrame:
@@ -191,6 +205,7 @@ def analyse(
     final_epochs: int = 1,
     compare: Collection[tuple[str, str]] = (),
     with_target: bool = True,
+    rates: Study | None = None,
 ) -> Findings:
     """Threshold, breaking points, critical batch sizes, effects and frontier of a study.
 
@@ -209,6 +224,8 @@ def analyse(
         final_epochs: m; the final accuracy is the mean over the last m recorded epochs.
         compare: pairs of names whose difference is wanted; by default those of `modes.comparisons`.
         with_target: False leaves updates and time undetermined, which take most of the time.
+        rates: runs at other learning rates, see `landscape.landscape`. Where they suffice, the study gets the mode
+            "tuned rate", the best rate tried at every batch size.
 
     Raises:
         UserError: a name is not recorded, or a number is out of range; the message says what there is.
@@ -216,6 +233,10 @@ def analyse(
     if final_epochs < 1:
         raise UserError(f"final_epochs is {final_epochs}; it must be at least 1")
     group, *others = study.groups()
+    over_rates = None if rates is None else landscape(rates, group, final_epochs)
+    if over_rates is not None:
+        elsewhere = {folder: number for folder, number in group.elsewhere.items() if folder != rates.folder}
+        group = replace(with_tuned(group, over_rates), elsewhere=elsewhere)
     _require_recorded(group, [*reference, *(name for pair in compare for name in pair)])
     timed = group.timed()
     finals = tables.final(timed, final_epochs)
@@ -245,7 +266,32 @@ def analyse(
         frontier=tables.frontier(finals, _guessing(group)),
         final_epochs=final_epochs,
         remarks=(*remarks.excluded(group, others), *why, *remarks.of(group, timed, finals, cells, found, at.target)),
+        reference=names,
+        landscape=over_rates,
     )
+
+
+def at_tolerance(found: Findings, tolerance: float) -> tuple[Threshold | None, dict[str, ModeFindings]]:
+    """Threshold and modes as `analyse` has them at another tolerance, with the same target as before.
+
+    Without a threshold, or with one that was given as a number, the tolerance plays no part and nothing changes. Where
+    the tolerance moves the beginning of a curve, only what concerns accuracy follows: pass the new `beginning` to
+    `to_target` for updates and time.
+
+    Args:
+        found: of `analyse`.
+        tolerance: absolute loss of accuracy, 0-1.
+    """
+    if found.threshold is None or found.threshold.is_given:
+        return found.threshold, found.modes
+    moved = replace(found.threshold, accuracy=found.threshold.best - tolerance, tolerance=tolerance)
+    study, setting, modes = found.study, found.study.setting("reference_batch_size"), {}
+    for name, each in found.modes.items():
+        begin = beginning(each.mode, study.modes, found.cells, moved, found.reference, setting)
+        kept, smaller, point = _in_accuracy(each.mode, study, found.finals, found.cells, moved, begin)
+        points = each.breaking_points | {"accuracy": point}
+        modes[name] = replace(each, beginning=begin, losses=kept, smaller=smaller, breaking_points=points)
+    return moved, modes
 
 
 def _require_recorded(study: Study, names: Collection[str]) -> None:
@@ -394,23 +440,16 @@ def _mode(
     at: ToTarget,
     begin: Beginning,
 ) -> ModeFindings:
-    whole = losses(tables.curve(cells, mode, replace(begin, first=0)), found)
-    is_smaller = whole["batch_size"] < begin.first
-    rows = whole[~is_smaller].reset_index(drop=True)
-    failed = pd.DataFrame(study.diverged, columns=tables.RUN)
-    behind = tables.curve(pd.concat([finals[tables.RUN], failed]) if len(failed) else finals[tables.RUN], mode, begin)
-    names = dict.fromkeys([*(found.records if found else ()), *tables.stems(behind)])
+    rows, smaller, point = _in_accuracy(mode, study, finals, cells, found, begin)
     noise = tables.noise_scales(study.epochs[study.epochs["experiment"] == mode.name])
     return ModeFindings(
         mode=mode,
         beginning=begin,
         losses=rows,
-        smaller=whole[is_smaller],
+        smaller=smaller,
         curve=at.curves[mode.name],
         breaking_points={
-            "accuracy": in_accuracy(rows, found, names)
-            if len(study.epochs) or not len(study.goals)
-            else BreakingPoint.unknown(Reason.of("no accuracies")),
+            "accuracy": point,
             "updates": at.in_updates[mode.name],
             "time": at.in_time[mode.name],
         },
@@ -418,6 +457,21 @@ def _mode(
         regimes=tables.local_slopes(at.curves[mode.name]),
         noise_scale=NoiseScale.of(noise),
     )
+
+
+def _in_accuracy(
+    mode: Mode, study: Study, finals: pd.DataFrame, cells: pd.DataFrame, found: Threshold | None, begin: Beginning
+) -> tuple[pd.DataFrame, pd.DataFrame, BreakingPoint]:
+    """Accuracy by batch size of a mode's curve, that of the smaller batch sizes, and the breaking point."""
+    whole = losses(tables.curve(cells, mode, replace(begin, first=0)), found)
+    is_smaller = whole["batch_size"] < begin.first
+    rows, smaller = whole[~is_smaller].reset_index(drop=True), whole[is_smaller]
+    if study.epochs.empty and len(study.goals):
+        return rows, smaller, BreakingPoint.unknown(Reason.of("no accuracies"))
+    failed = pd.DataFrame(study.diverged, columns=tables.RUN)
+    behind = tables.curve(pd.concat([finals[tables.RUN], failed]) if len(failed) else finals[tables.RUN], mode, begin)
+    names = dict.fromkeys([*(found.records if found else ()), *tables.stems(behind)])
+    return rows, smaller, in_accuracy(rows, found, names)
 
 
 def _comparisons(study: Study) -> list[tuple[Mode, Mode]]:

@@ -11,6 +11,7 @@ from batchscale.analysis.advice import Advice, Prediction
 from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
 from batchscale.analysis.critical_batch_size import CriticalBatchSize
 from batchscale.analysis.findings import Effect, Findings, ModeFindings, NoiseScale
+from batchscale.analysis.landscape import Landscape
 from batchscale.analysis.projection import Projection, Scaling
 from batchscale.analysis.reasons import Reason, together
 from batchscale.analysis.sentences import accuracy
@@ -26,7 +27,7 @@ def json_object(found: Findings) -> dict:
             row["dominated_by"] = dict(zip(("experiment", "batch_size"), row["dominated_by"], strict=True))
     return plain(
         {
-            "runs": len(found.study.runs),
+            "runs": len(found.trained.runs),
             "settings": {field: found.study.setting(field) for field in AGREEING},
             "threshold": None if found.threshold is None else _threshold(found.threshold),
             "target": found.target,
@@ -34,6 +35,7 @@ def json_object(found: Findings) -> dict:
             "final_epochs": found.final_epochs,
             "modes": {name: _mode(mode, found) for name, mode in found.modes.items()},
             "effects": [_effect(effect) for effect in found.effects],
+            "landscape": None if found.landscape is None else _landscape(found.landscape),
             "frontier": rows,
             "missing": [str(remark) for remark in found.remarks],
         }
@@ -162,6 +164,18 @@ def _mode(mode: ModeFindings, found: Findings) -> dict:
 def _point(point: BreakingPoint) -> dict:
     values = {name: getattr(point, name) for name in ("estimate", "low", "high", "between")}
     return values | {"reason": together(point.reasons), "records": point.records}
+
+
+def _landscape(found: Landscape) -> dict:
+    low, high = found.interval
+    return {
+        "exponent": found.exponent,
+        "low": low,
+        "high": high,
+        "reason": together(found.reasons),
+        "best": found.best.to_dict("records"),
+        "cells": found.cells.to_dict("records"),
+    }
 
 
 def _critical(fit: CriticalBatchSize) -> dict:

@@ -6,9 +6,10 @@
     crossings(ax, found)
     label_lines(ax)
 
-Each mode has one colour throughout, from a palette that colour-blind readers can tell apart (Okabe & Ito 2008), and one
-marker. Batch sizes are on a log₂ axis; in figures of one mode they run from light to dark. Axes with nothing to show
-say so.
+Each mode has one colour and one marker throughout, see `modes.py`; a line begins with the runs of the reference that
+belong to its mode, which keep the reference's marks. A triangle means "beyond here", a tick an estimate, a bar its
+interval. Accuracies are in percent. Batch sizes are on a log₂ axis; in figures of one mode they run from light to dark.
+Axes with nothing to show say so.
 """
 
 import itertools
@@ -17,49 +18,78 @@ import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from batchscale.analysis.advice import Advice
 from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
 from batchscale.analysis.critical_batch_size import steps_to_target
 from batchscale.analysis.findings import Effect, Findings, ToTarget
+from batchscale.analysis.landscape import Landscape
 from batchscale.analysis.projection import ModeProjection
 from batchscale.analysis.reasons import together
 from batchscale.analysis.tables import over_seeds
 from batchscale.analysis.threshold import Threshold
-from batchscale.analysis.words import MOST, images, number, spread, verdict_size
+from batchscale.analysis.words import (
+    MOST,
+    UNDETERMINED,
+    count,
+    goal,
+    images,
+    interval,
+    minus,
+    percent,
+    points,
+    spread,
+    verdict_size,
+)
 from batchscale.experiment import Experiment
-from batchscale.modes import MODES, Mode
+from batchscale.modes import MODES, REFERENCE, Mode
 from batchscale.schedules import STEPS
 
-_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "s", "p", "D", "h", "P", "*")  # triangles and crosses mark runs that missed the target
+# Where figures are read, and how wide they are there, in inches. No text is smaller than 7 points at that size.
+NOTEBOOK = 11.6  # JupyterLab shows 1186 pixels, at 100 per inch
+README = 8.75  # GitHub shows 840 pixels, at 96 per inch
+PAGE = 6.3  # of the report
+
+_COLOURS = (*(mode.colour for mode in MODES.values()), "#009E73", "#56B4E9", "#AA4499")
+_MARKERS = (*(mode.marker for mode in MODES.values()), "*", "h", "d")
+_INK = "0.2"  # of words beside marks
+_TICK = {"marker": "|", "markersize": 9, "markeredgewidth": 2}  # an estimate of a batch size
 _DASHES = ("-", "--", "-.", ":")  # of interconnects
 COLUMN_LABELS = {
-    "accuracy": "test accuracy",
+    "accuracy": "test accuracy (%)",
     "updates": "updates to target",
     "time_to_target": "training time to target (s)",
-    "generalization_error": "generalization error\n(train − test accuracy)",
+    "generalization_error": "generalization error\n(train − test accuracy, points)",
     "running_time": "running time (s)",
     "learning_rate": "learning rate",
 }
+_WORST = 0.1  # loss of accuracy up to which a combination is shown beside the frontier
+_LOST = 0.2  # loss of accuracy from which all cells of a landscape look the same
 _MOST_IMAGES = 8  # times those of the reference; what needs more is off the scale of `advice`
+PERCENT = ("accuracy", "generalization_error")  # which records have as fractions
 # Columns whose values span powers of ten over the batch sizes.
 LOGARITHMIC = ("running_time", "learning_rate", "updates", "time_to_target")
 
 
 def mode_style(name: str, names: Iterable[str] = ()) -> dict:
-    """Colour and marker of a mode; those of the user's own, in `names`, take the next ones in turn, 49 pairs in all."""
+    """Colour and marker of a mode; those of the user's own, in `names`, take the next ones in turn, 49 pairs in all.
+    The reference, whose runs other modes begin with, lies on top."""
     own = sorted(set(names) - set(MODES))
     place = [*MODES, *own].index(name) if name in MODES or name in own else len(MODES)
     turn, colour = divmod(place, len(_COLOURS))
-    return {"color": _COLOURS[colour], "marker": _MARKERS[(colour + turn) % len(_MARKERS)]}
+    style = {"color": _COLOURS[colour], "marker": _MARKERS[(colour + turn) % len(_MARKERS)]}
+    return style | ({"zorder": 3} if name == REFERENCE.name else {})
 
 
 def against_batch_size(ax: Axes, found: Findings, column: str, names: Collection[str] | None = None) -> None:
@@ -88,44 +118,58 @@ def against_batch_size(ax: Axes, found: Findings, column: str, names: Collection
 def crossings(ax: Axes, found: Findings, names: Collection[str] | None = None) -> None:
     """Where the curves of final accuracy fall below the threshold, over `against_batch_size`.
 
-    The fitted curve of each mode is thin. A dotted line leads from its crossing down to the axis, where a bar shows
-    the 95 % interval and a tick with a number the estimate. A bar that is open ends in an arrow.
+    The fitted curve of each mode is thin and dashed. A dotted line leads from its crossing down to the axis, where a
+    row of `breaking_points_below` has the estimate.
     """
-    modes = [mode for name, mode in found.modes.items() if names is None or name in names]
-    points = [(mode, mode.breaking_points["accuracy"]) for mode in modes]
-    shown = [(mode, point) for mode, point in points if point.curve is not None]
+    points = {name: mode.breaking_points["accuracy"] for name, mode in found.modes.items()}
+    shown = {name: point for name, point in points.items() if point.curve and (names is None or name in names)}
     if not shown or not ax.has_data():
         return
-    low, high = ax.get_ylim()
-    room = _row(ax) * (high - low)  # one row of bars per mode below the lines
-    ax.set_ylim(low - room * len(shown), high)
-    left, right = ax.get_xlim()
-    for row, (mode, point) in enumerate(shown):
-        colour = mode_style(mode.mode.name, found.study.modes)["color"]
-        place = low - room * (row + 0.4)
+    places = breaking_points_below(ax, shown, found.study.modes)
+    for name, point in shown.items():
+        colour = mode_style(name, found.study.modes)["color"]
         sizes = np.geomspace(point.curve.sizes[0], point.curve.sizes[-1], 200)
-        ax.plot(sizes, point.curve.curve(sizes), color=colour, linewidth=0.8, alpha=0.7)
-        _interval(ax, point, place, colour, (left, right))
+        ax.plot(sizes, point.curve.curve(sizes), "--", color=colour, linewidth=0.8)
         if point.estimate is not None:
-            ax.vlines(point.estimate, place, found.threshold.accuracy, color=colour, linestyle=":", linewidth=1)
-    ax.set_xlim(left, right)
-    _key(ax, "fitted curve", linestyle="-")
-    _breaking_point_key(ax, (point for _, point in shown))
+            ax.vlines(point.estimate, places[name], found.threshold.accuracy, color=colour, linestyle=":", linewidth=1)
+    _key(ax, "fitted curve", linestyle="--")
+
+
+def breaking_points_below(ax: Axes, points: Mapping[str, BreakingPoint], names: Iterable[str] = ()) -> dict[str, float]:
+    """Breaking points below the lines of the axes, a row per mode: a bar for the 95 % interval, a tick with a number
+    for the estimate. A bar that is open ends in a triangle.
+
+    Args:
+        ax: axes with lines, linear or logarithmic; the lower limit makes room.
+        points: by name of a mode. One of which nothing is known has no row.
+        names: all modes, for the colours.
+
+    Returns:
+        The height of every row.
+    """
+    shown = {name: at for name, at in points.items() if at.curve or at.between != (None, None) or at.high}
+    if not shown or not ax.has_data():
+        return {}
+    scale, limits = ax.yaxis.get_transform(), ax.get_xlim()
+    low, high = scale.transform(np.array(ax.get_ylim()))
+    room = _row(ax) * (high - low)
+    heights = scale.inverted().transform(low - room * (np.arange(len(shown)) + 0.4))
+    ax.set_ylim(*scale.inverted().transform(np.array([low - room * len(shown), high])))
+    for height, (name, point) in zip(heights, shown.items(), strict=True):
+        _interval(ax, point, height, mode_style(name, names or points)["color"], limits)
+    ax.set_xlim(limits)
+    has_interval = any(point.interval != (None, None) for point in shown.values())
+    _key(ax, f"breaking point{', 95 % interval' if has_interval else ''}", **_TICK, linestyle="none")
+    return dict(zip(shown, map(float, heights), strict=True))
 
 
 def _row(ax: Axes) -> float:
-    """Height of a row of bars, as a share of the axes: ten points, in small axes more of it."""
-    return max(0.055, 10 / (72 * ax.get_position().height * ax.figure.get_figheight()))
-
-
-def _breaking_point_key(ax: Axes, points: Iterable[BreakingPoint]) -> None:
-    has_interval = any(point.interval != (None, None) for point in points)
-    label = "breaking point with its 95 % interval" if has_interval else "breaking point"
-    _key(ax, label, marker="|", linestyle="none", markersize=9, markeredgewidth=2)
+    """Height of a row of bars, as a share of the axes: a line of text, in small axes more of it."""
+    return max(0.055, 12 / (72 * ax.get_position().height * ax.figure.get_figheight()))
 
 
 def _interval(ax: Axes, point: BreakingPoint, place: float, colour, limits: tuple[float, float]) -> None:
-    """A breaking point on a row: its interval as a bar, with arrows at open ends, and its estimate as a tick with a
+    """A breaking point on a row: its interval as a bar, with triangles at open ends, and its estimate as a tick with a
     number."""
     left, right = limits
     kept, lost = point.between
@@ -140,15 +184,16 @@ def _interval(ax: Axes, point: BreakingPoint, place: float, colour, limits: tupl
         if is_end_open:
             ax.plot(edge, place, marker=marker, color=colour, markersize=6, clip_on=False)
     if point.estimate is not None:
-        ax.plot(point.estimate, place, "|", color=colour, markersize=9, markeredgewidth=2)
+        ax.plot(point.estimate, place, color=colour, **_TICK)
         word, at = images(point.estimate), max(point.estimate, end or 0)
     else:
-        word, at = verdict_size(point), end or start
+        word = interval(start, end) if verdict_size(point) == UNDETERMINED else verdict_size(point)
+        at = end or start
     if at is not None:
         beyond = at if end is not None or point.estimate is not None else start
         is_left = math.log(beyond / left) > 0.75 * math.log(right / left)
         at = min(filter(None, (start, point.estimate, end))) if is_left else beyond
-        _beside(ax, word, at, place, is_left=is_left, color=colour)
+        _beside(ax, word, at, place, is_left=is_left)
 
 
 def against_epoch(ax: Axes, epochs: pd.DataFrame, column: str, batch_sizes: Sequence[int] | None = None) -> None:
@@ -248,31 +293,36 @@ def _listed(sizes: list[int], among: list[int]) -> str:
 def _shades(batch_sizes: Iterable[int]) -> dict[int, np.ndarray]:
     """A colour for each batch size, from light to dark."""
     sizes = sorted(set(batch_sizes))
-    return dict(zip(sizes, plt.get_cmap("viridis_r")(np.linspace(0.2, 1, len(sizes))), strict=True))
+    return dict(zip(sizes, plt.get_cmap("plasma_r")(np.linspace(0.1, 1, len(sizes))), strict=True))
 
 
 def batch_size_legend(ax: Axes) -> None:
-    """Name the lines of `against_epoch` or `schedules` beside the axes, the largest batch size on top; nothing without
+    """Name the lines of `against_epoch` or `schedules` beside the axes, in the order of their ends; nothing without
     lines."""
-    handles, labels = ax.get_legend_handles_labels()
-    named = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label.startswith("B = ")]
+    named = [line for line in ax.get_lines() if line.get_label().startswith("B = ")]
     if named:
-        ax.legend(
-            *zip(*named[::-1], strict=True), fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False
-        )
+        named.sort(key=lambda line: -line.get_ydata()[-1])
+        ax.legend(handles=named, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+
+
+def batch_sizes_beside(figure: Figure, batch_sizes: Sequence[int]) -> None:
+    """One legend for all axes of a figure whose `against_epoch` shares these batch sizes, to their right."""
+    shades = _shades(batch_sizes)
+    lines = [Line2D([], [], color=shades[size], label=f"B = {size}") for size in spread(sorted(shades))]
+    if lines:
+        figure.legend(handles=lines, loc="outside right upper", fontsize=8, frameon=False)
 
 
 def threshold_line(ax: Axes, threshold: Threshold | None) -> None:
-    """The accuracy to keep, as a dashed line with its value in the legend's label.
+    """The accuracy to keep, as a grey line with its value in the legend's label.
 
     Nothing where it is not known, or where the axes have no line to compare with it.
     """
     if threshold is not None and ax.has_data():
         size = threshold.from_batch_size
-        source = "mean of the reference" if size is None else f"B = {size}"
-        source = "given" if threshold.is_given else f"{source}: {threshold.best:.3f} − {threshold.tolerance:g}"
-        label = f"threshold {threshold.accuracy:.3f} ({source})"
-        ax.axhline(threshold.accuracy, color="0.4", linestyle="--", linewidth=1, zorder=0, label=label)
+        source = f"{points(threshold.tolerance)} below {'the reference' if size is None else f'B = {size}'}"
+        label = f"threshold {percent(threshold.accuracy)} ({'given' if threshold.is_given else source})"
+        ax.axhline(threshold.accuracy, color="0.6", linewidth=1, zorder=0, label=label)
 
 
 def label_lines(ax: Axes) -> None:
@@ -293,7 +343,7 @@ def label_lines(ax: Axes) -> None:
         return
     for line in named:
         x, y = line.get_xydata().T
-        at = {"text": line.get_label(), "fontsize": 8, "color": line.get_color(), "textcoords": "offset points"}
+        at = {"text": line.get_label(), "fontsize": 8, "color": _INK, "textcoords": "offset points"}
         if line in ending:
             ax.annotate(xy=(1, y[-1]), xytext=(4, 0), xycoords=("axes fraction", "data"), va="center", **at)
         else:
@@ -311,12 +361,12 @@ def to_target(ax: Axes, at: ToTarget, column: str, modes: Mapping[str, Mode]) ->
     One that diverged is a cross, at the lower edge if it never finished an epoch.
 
     Args:
-        at: curves of several modes.
+        at: runs of several modes, and the curves that they make up.
         column: "updates" or "running_time".
         modes: by name, those of the study.
     """
     trained = {"updates": "updates_trained", "running_time": "time_trained"}[column]
-    runs, means, target = at.drawn, at.means, at.target
+    runs, means, target = at.runs, at.means, at.target
     runs = runs.assign(value=runs[column].fillna(runs[trained]))
     reason = None if (runs["value"] > 0).any() else "not recorded" if len(runs) else "no runs"
     if target is None and at.reason is None:
@@ -325,7 +375,8 @@ def to_target(ax: Axes, at: ToTarget, column: str, modes: Mapping[str, Mode]) ->
         _nothing(ax, reason)
         runs = runs.iloc[:0]
     else:
-        ax.set_title(f"target: {_target(target)}", fontsize=10)
+        of = "each mode's own goal" if target is None else goal(target)
+        ax.set_title(f"target: {of}{' accuracy' if target is not None and target <= 1 else ''}", fontsize="medium")
         runs = runs.dropna(subset="value")
     names = [name for name in modes if name in set(runs["experiment"])]
     for place, name in enumerate(names):
@@ -359,23 +410,9 @@ def to_target(ax: Axes, at: ToTarget, column: str, modes: Mapping[str, Mode]) ->
     _value_axis(ax, "time_to_target" if column == "running_time" else column)
 
 
-def knees(ax: Axes, at: ToTarget) -> None:
-    """Where time to target stops paying, below the lines of `to_target`: a tick with a number, and a bar for the 95 %
-    interval, one row per mode."""
-    shown = {name: point for name, point in at.in_time.items() if point.between != (None, None) or point.high}
-    if not shown or not ax.has_data():
-        return
-    (low, high), limits = np.log(ax.get_ylim()), ax.get_xlim()
-    room = _row(ax) * (high - low)
-    ax.set_ylim(np.exp([low - room * len(shown), high]))
-    for row, (name, point) in enumerate(shown.items()):
-        _interval(ax, point, np.exp(low - room * (row + 0.4)), mode_style(name, at.in_time)["color"], limits)
-    ax.set_xlim(limits)
-    _breaking_point_key(ax, shown.values())
-
-
-def critical_batch_sizes(ax: Axes, at: ToTarget) -> None:
-    """The fitted curves S(B), dashed, over `to_target`; on each of them B_crit, with its interval as a bar.
+def critical_batch_sizes(ax: Axes, at: ToTarget, *, named: bool = True) -> None:
+    """The fitted curves S(B), dashed, over `to_target`; unless `named` is False, on each of them B_crit as a tick, with
+    its interval as a bar.
 
     A curve begins at the smallest batch size at which the target is reached, or at B_crit if that is smaller; above the
     largest, the runs that never reached the target speak for it. Where B_crit is undetermined, or the records have no
@@ -387,13 +424,31 @@ def critical_batch_sizes(ax: Axes, at: ToTarget) -> None:
         colour = mode_style(name, at.critical)["color"]
         low, high = ax.get_xlim()
         sizes = np.geomspace(min(fit.batch_sizes[0], fit.estimate), high, 100)
-        ax.plot(sizes, steps_to_target(sizes, fit.steps_min, fit.estimate), "--", color=colour, linewidth=1)
-        middle = steps_to_target(fit.estimate, fit.steps_min, fit.estimate)
-        ax.hlines(middle, fit.low, fit.high, color=colour, alpha=0.3, linewidth=7)
-        ax.plot(fit.estimate, middle, "+", color=colour, markersize=11, markeredgewidth=2)
+        ax.plot(sizes, steps_to_target(sizes, fit.steps_min, fit.estimate), "--", color=colour, linewidth=0.8)
+        if named:
+            middle = steps_to_target(fit.estimate, fit.steps_min, fit.estimate)
+            ax.hlines(middle, fit.low, fit.high, color=colour, alpha=0.35, linewidth=6)
+            ax.plot(fit.estimate, middle, color=colour, **_TICK)
         ax.set_xlim(low, high)
-        if "fit S(B), with the critical batch size" not in ax.get_legend_handles_labels()[1]:
-            _key(ax, "fit S(B), with the critical batch size", marker="+", linestyle="--", markersize=10)
+    if any(line.get_linestyle() == "--" for line in ax.get_lines()):
+        _key(ax, "fitted curve", linestyle="--")
+        if named:
+            _key(ax, "critical batch size, 95 % interval", **_TICK, linestyle="none")
+
+
+def currencies(axes: Sequence[Axes], found: Findings, columns: int = 4) -> None:
+    """The answer in three axes: final accuracy, and updates and time to the target, against batch size, each with its
+    fitted curves and with the breaking points below; `columns` are those of the legend."""
+    against_batch_size(axes[0], found, "accuracy")
+    threshold_line(axes[0], found.threshold)
+    crossings(axes[0], found)
+    at, modes = found.to_target, found.study.modes
+    for ax, column, verdicts in ((axes[1], "updates", at.in_updates), (axes[2], "running_time", at.in_time)):
+        to_target(ax, at, column, modes)
+        if column == "updates":
+            critical_batch_sizes(ax, at, named=False)
+        breaking_points_below(ax, verdicts, modes)
+    legend_below(axes, columns)
 
 
 def effects(ax: Axes, effects: Sequence[Effect], names: Iterable[str] = ()) -> None:
@@ -430,7 +485,7 @@ def breaking_points(ax: Axes, found: Findings) -> None:
     """The breaking points of every mode in the three currencies, a row each: the estimate as a tick with a number, the
     95 % interval as a bar.
 
-    An arrow shows an interval that is open on that side. Where nothing is known, the row gives the reason.
+    A triangle shows an interval that is open on that side. Where nothing is known, the row gives the reason.
     """
     names = list(found.modes)
     runs = found.study.runs
@@ -453,18 +508,59 @@ def breaking_points(ax: Axes, found: Findings) -> None:
         beyond = replace(point, high=None) if point.high is not None and point.high > right else point
         _interval(ax, beyond, place, colour, (left, right))
     ax.set_yticks(places, list(CURRENCIES) * len(names))
-    for row, (name, mode) in enumerate(found.modes.items()):
-        place = places[3 * row] + 0.75
-        _beside(ax, mode.mode.label, left, place, fontsize=9, color=mode_style(name, names)["color"])
+    for row, mode in enumerate(found.modes.values()):
+        _beside(ax, mode.mode.label, left, places[3 * row] + 0.75, weight="bold")
     ax.set_ylim(min(places) - 0.7, 1.2)
     ax.grid(axis="x", color="0.9")
     ax.set_axisbelow(True)
 
 
+def landscape(ax: Axes, found: Landscape) -> None:
+    """Final accuracy by batch size and learning rate: a cell for every pair that was tried, with its accuracy in
+    percent, and the best rate of each batch size in a frame; over them the rates of the rules, and the line through the
+    peaks.
+
+    A cross is a rate at which a run diverged. Colours end twenty points below the best accuracy.
+    """
+    cells, best = found.cells, found.best.set_index("batch_size")
+    sizes, tried = sorted(set(cells["batch_size"])), sorted(set(cells["learning_rate"]))
+    half = math.sqrt(min([2.0, *(b / a for a, b in itertools.pairwise(tried) if b / a > 1.2)]))  # of a cell's height
+    wide = math.sqrt(min([4.0, *(b / a for a, b in itertools.pairwise(sizes))])) ** 0.94
+    top = cells["accuracy"].max()
+    colours = plt.get_cmap("viridis")
+    for row in cells.itertuples():
+        size, rate, works = row.batch_size, row.learning_rate, not row.diverged
+        shade = colours(1 - min(1.0, (top - row.accuracy) / _LOST)) if works else (1.0, 1.0, 1.0, 1.0)
+        is_best = size in best.index and best["learning_rate"][size] == rate
+        frame = {"edgecolor": "black" if is_best else "white", "linewidth": 1.5 if is_best else 0.5}
+        corner, width, height = (size / wide, rate / half), size * (wide - 1 / wide), rate * (half - 1 / half)
+        ax.add_patch(Rectangle(corner, width, height, facecolor=shade, zorder=1.5 + is_best / 10, **frame))
+        is_dark = np.dot(shade[:3], (0.299, 0.587, 0.114)) < 0.5
+        words = {"color": "white" if is_dark else "black", "fontsize": 7.5, "ha": "center", "va": "center", "zorder": 4}
+        shown = f"{100 * row.accuracy:.1f}" if works else "×"
+        ax.text(size, rate, shown, bbox={"facecolor": shade, "edgecolor": "none", "pad": 0.6}, **words)
+    line, eta = np.geomspace(found.reference_batch_size, sizes[-1], 50), found.base_lr
+    k = line / found.reference_batch_size
+    colour = next(mode.colour for mode in MODES.values() if mode.lr_scaling == "linear")
+    ax.plot(line, eta * k, color=colour, linewidth=1.5, zorder=3, label="linear rule")
+    ax.plot(line, eta * np.sqrt(k), color="0.4", linewidth=1.5, linestyle=":", zorder=3, label="square-root rule")
+    if found.exponent is not None:
+        (low, high), span = found.interval, np.geomspace(sizes[0], sizes[-1], 50)
+        label = f"best rate ∝ B^{minus(found.exponent)} ({minus(low)} to {minus(high)})"
+        ax.plot(span, found.level * span**found.exponent, "k--", linewidth=1.5, zorder=3, label=label)
+    _log2_axis(ax, sizes)
+    ax.set_xlim(sizes[0] / wide, sizes[-1] * wide)
+    ax.set_yscale("log", base=2)
+    ax.set_ylim(tried[0] / half / 1.1, tried[-1] * half * 1.1)
+    _few_numbers(ax.yaxis, ax.get_ylim())
+    ax.set_ylabel(COLUMN_LABELS["learning_rate"])
+    ax.legend(fontsize=8, loc="upper left", frameon=False)
+
+
 def noise_scales(ax: Axes, found: Findings) -> None:
     """Fitted critical batch size (filled, interval as a bar) beside the gradient noise scale (open, range as a line).
 
-    The noise scale is the median of the runs' medians; its range is over all epochs and runs, and ends in an arrow
+    The noise scale is the median of the runs' medians; its range is over all epochs and runs, and ends in a triangle
     where it was not measurable in some. What is missing is said in its place.
     """
     names = list(found.modes)
@@ -477,7 +573,7 @@ def noise_scales(ax: Axes, found: Findings) -> None:
     right = powers[-1] * 1.5
 
     def say(missing: str, place: float) -> None:
-        ax.annotate(missing, (0.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="0.3")
+        ax.annotate(missing, (0.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=_INK)
 
     for place, (name, mode) in enumerate(found.modes.items()):
         fit, noise, style = mode.critical, mode.noise_scale, mode_style(name, names)
@@ -485,7 +581,7 @@ def noise_scales(ax: Axes, found: Findings) -> None:
             ax.hlines(-place + 0.13, fit.low, fit.high, color=style["color"], alpha=0.3, linewidth=7)
             ax.plot(fit.estimate, -place + 0.13, markersize=7, **style)
         else:
-            say("B_crit undetermined", -place + 0.13)
+            say("critical batch size undetermined", -place + 0.13)
         if noise is None:
             say("noise scale not measured", -place - 0.13)
             continue
@@ -503,7 +599,7 @@ def noise_scales(ax: Axes, found: Findings) -> None:
         if of_any:
             ax.plot([], [], "o", color="0.3", markerfacecolor=face, label=label)
     labels = [textwrap.fill(mode.mode.label, 16) for mode in found.modes.values()]
-    ax.set_yticks([-place for place in range(len(names))], labels, fontsize=None if len(names) <= 8 else 7)
+    ax.set_yticks([-place for place in range(len(names))], labels, fontsize=None if len(names) <= 8 else 8)
     ax.set_ylim(-len(names) + 0.4, 0.6)
     _log2_axis(ax, powers)
     ax.set_xlim(powers[0] / 1.5, right)
@@ -512,49 +608,57 @@ def noise_scales(ax: Axes, found: Findings) -> None:
 
 
 def frontier(ax: Axes, found: Findings) -> None:
-    """Final accuracy against running time, a marker per mode and batch size; the Pareto frontier is joined and named.
+    """Final accuracy against running time, a marker per mode and batch size; the Pareto frontier is joined.
 
-    The others, which another beats in both, are pale.
+    The others, which another beats in both, are pale. What is ten points or more below the best and not on the frontier
+    is outside the axes, which say how many there are.
     """
-    table, modes = found.frontier, found.study.modes
-    is_below = table["dominated"].astype(bool)
-    names = [name for name in modes if name in set(table["experiment"])]
-    for name in names:
-        label = modes[name].label
-        for dominated in (False, True):
-            points = table[(table["experiment"] == name) & (is_below == dominated)]
-            style = mode_style(name, modes) | {"linestyle": "none", "alpha": 0.3 if dominated else 1}
-            is_named = label in ax.get_legend_handles_labels()[1]
-            if len(points):
-                shown = None if is_named else label
-                ax.plot(points["running_time"], points["accuracy"], label=shown, markersize=6, **style)
-    best = found.pareto
+    table, modes, best = found.frontier, found.study.modes, found.pareto
+    for name in modes:
+        of_mode = table[table["experiment"] == name]
+        for is_below in (True, False):
+            points = of_mode[of_mode["dominated"].astype(bool) == is_below]
+            style = mode_style(name, modes) | {"linestyle": "none", "alpha": 0.3 if is_below else 1, "markersize": 6}
+            ax.plot(points["running_time"], points["accuracy"], **style)
+        if len(of_mode):
+            ax.plot([], [], label=modes[name].label, **mode_style(name, modes) | {"linestyle": "none"})
+    ax.set_xlabel(COLUMN_LABELS["running_time"])
     if best.empty:
         _nothing(ax, "no finished runs" if found.finals.empty else "no times of runs that do better than guessing")
-    else:
-        ax.plot(best["running_time"], best["accuracy"], color="0.6", linewidth=1, zorder=0)
-    if names:
-        _legend(ax, title="number: batch size", title_fontsize=8)
-        ax.margins(x=0.16, y=0.12)  # room for the numbers beside the points
+        ax.set_ylabel(COLUMN_LABELS["accuracy"])
+        return
+    ax.plot(best["running_time"], best["accuracy"], color="0.6", linewidth=1, zorder=0, label="Pareto frontier")
+    shown = table[table["accuracy"] >= min(best["accuracy"].max() - _WORST, best["accuracy"].min())]
+    low, high = shown["accuracy"].min(), shown["accuracy"].max()
+    room = 0.15 * max(high - low, 0.01)
+    ax.set_ylim(low - (2 if len(shown) < len(table) else 1) * room, high + 2 * room)
+    ax.set_xscale("log")
+    ax.set_xlim(shown["running_time"].min() / 1.4, shown["running_time"].max() * 1.15)
+    if len(shown) < len(table):
+        below = f"{count(len(table) - len(shown), 'combination')} below"
+        ax.annotate(below, (0.01, 0.02), xycoords="axes fraction", fontsize=8, color=_INK)
     _value_axis(ax, "accuracy")
-    ax.set_xlabel(COLUMN_LABELS["running_time"])
-    if names:
-        ax.set_xscale("log")
-        _few_numbers(ax.xaxis, ax.get_xlim())
-    placed = []
-    for row in best[::-1].itertuples():  # the most accurate first: where two numbers would overlap, it keeps its own
-        place = ax.transData.transform((row.running_time, row.accuracy)) * 72 / ax.figure.dpi
-        if all(abs(place[0] - x) > 24 or abs(place[1] - y) > 9 for x, y in placed):
-            placed.append(place)
-            ax.annotate(
-                f"{row.batch_size}",
-                (row.running_time, row.accuracy),
-                (-6, 3),
-                textcoords="offset points",
-                ha="right",
-                fontsize=8,
-                color=mode_style(row.experiment, modes)["color"],
-            )
+    _few_numbers(ax.xaxis, ax.get_xlim())
+
+
+def label_frontier(ax: Axes, found: Findings) -> None:
+    """Batch sizes of the Pareto frontier above its points or on their left, or else higher above with a line: no two
+    numbers overlap. Call it last: where the points are depends on legends beside the axes."""
+    ax.figure.draw_without_rendering()  # now it is known
+    taken: list[tuple[float, float, float]] = []  # left and right end, and height, in points
+    for row in found.pareto.sort_values("accuracy", ascending=False).itertuples():
+        at, words = (row.running_time, row.accuracy), f"B = {row.batch_size}"
+        place, height = ax.transData.transform(at) * 72 / ax.figure.dpi
+        half = 0.33 * 8 * len(words)
+        beside, above = [(0, 7), (-half - 6, -3), (-half - 6, -14)], ((0, 11 * line + 7) for line in itertools.count(1))
+        for aside, up in itertools.chain(beside, above):
+            left, right, middle = place + aside - half, place + aside + half, height + up
+            if all(left > end or right < start or abs(middle - other) >= 11 for start, end, other in taken):
+                break
+        taken.append((left, right, middle))
+        line = {} if (aside, up) in beside else {"arrowprops": {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6}}
+        where = {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": _INK}
+        ax.annotate(words, at, (aside, up), **where, **line).set_in_layout(False)
 
 
 def projection(ax: Axes, mode: ModeProjection | None, names: Iterable[str] = ()) -> None:
@@ -640,10 +744,37 @@ def image_grid(images: np.ndarray, labels: np.ndarray, classes: Sequence[str], c
         for row in range(2):
             axes[row, column].axis("off")
             if row < len(places):
-                image = images[places[row]]
-                axes[row, column].imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray")
+                _image(axes[row, column], images[places[row]])
     figure.tight_layout(pad=0.3)
     return figure
+
+
+def mistakes(found, columns: int = 8) -> Figure:
+    """Test images that one of two networks gets wrong and the other right, a row for each: the true class, and the one
+    that is predicted. The first ones are shown, and their number is said.
+
+    Args:
+        found: a `sweeps.mistakes.Mistakes`.
+    """
+    sizes = [run.batch_size for run in found.runs]
+    is_wrong = [predicted != found.labels for predicted in (found.small, found.large)]
+    figure, axes = plt.subplots(2, columns, figsize=(NOTEBOOK, 3.8), squeeze=False, layout="constrained")
+    for row, wrong, right, predicted, size in zip(
+        axes, is_wrong, is_wrong[::-1], (found.small, found.large), sizes, strict=True
+    ):
+        places = np.flatnonzero(wrong & ~right)
+        for ax in row:
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+        row[0].set_ylabel(f"only B = {size} wrong\n{len(places)} of {len(found.labels)}", fontsize=10)
+        for ax, place in zip(row, places[:columns], strict=False):
+            _image(ax, found.images[place])
+            ax.set_title(f"{found.classes[found.labels[place]]}\n→ {found.classes[predicted[place]]}", fontsize=10)
+    return figure
+
+
+def _image(ax: Axes, image: np.ndarray) -> None:
+    ax.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray")
 
 
 def _value_axis(ax: Axes, column: str) -> None:
@@ -651,19 +782,23 @@ def _value_axis(ax: Axes, column: str) -> None:
     if column in LOGARITHMIC and ax.has_data():
         ax.set_yscale("log")
         _few_numbers(ax.yaxis, ax.get_ylim())
-
-
-def _target(value: float | None) -> str:
-    if value is None:
-        return "each mode's own goal"
-    return f"accuracy {value:.3f}" if value <= 1 else number(value)
+    elif column in PERCENT and ax.has_data():
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}".replace("-", "−")))
 
 
 def _few_numbers(axis: Axis, limits: tuple[float, float]) -> None:
-    """Plain numbers on an axis, logarithmic or not. Within a power of ten, 1-2-5 may leave a single one."""
-    wide = limits[1] > 10 * limits[0]
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5))
-    axis.set_minor_locator(LogLocator(subs="auto") if wide else NullLocator())
+    """Plain numbers on an axis. A logarithmic one has at least four, as round as they can be within its limits."""
+    low, high = limits
+    choices = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)) if axis.get_scale() == "log" else ()
+    for steps in choices:
+        ticks = LogLocator(subs=steps, numticks=99).tick_values(low, high)
+        if sum((low <= ticks) & (ticks <= high)) >= 4:
+            axis.set_major_locator(LogLocator(subs=steps, numticks=99))
+            axis.set_minor_locator(LogLocator(subs=range(1, 10), numticks=99))
+            break
+    else:
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -675,10 +810,10 @@ def _band(ax: Axes, places: Sequence[float], low: Sequence[float], high: Sequenc
         ax.vlines(places, low, high, color=color, alpha=0.5)
 
 
-def _beside(ax: Axes, words: str, x: float, y: float, *, is_left: bool = False, fontsize=7, color="0.3") -> None:
+def _beside(ax: Axes, words: str, x: float, y: float, *, is_left: bool = False, **how) -> None:
     """Words to the right of a point, or to the left."""
     place = {"xytext": (-7 if is_left else 7, 0), "textcoords": "offset points", "ha": "right" if is_left else "left"}
-    ax.annotate(words, (x, y), va="center", fontsize=fontsize, color=color, **place)
+    ax.annotate(words, (x, y), va="center", fontsize=8, color=_INK, **place, **how)
 
 
 def _key(ax: Axes, label: str, **style) -> None:
@@ -691,6 +826,16 @@ def _legend(ax: Axes, **how) -> None:
     count = len(how.get("handles", ax.get_legend_handles_labels()[0]))
     beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False, "ncols": math.ceil(count / 24)}
     ax.legend(fontsize=8, **how, **(beside if count > MOST else {}))
+
+
+def legend_below(axes: Iterable[Axes], columns: int = 4) -> None:
+    """One legend for several axes, below their figure; a label that they share is there once."""
+    axes = list(axes)
+    shown = {label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if shown:
+        axes[0].figure.legend(
+            shown.values(), shown.keys(), loc="outside lower center", ncols=columns, fontsize=8, frameon=False
+        )
 
 
 def _legend_above(ax: Axes) -> None:
@@ -715,19 +860,25 @@ def _log2_axis(ax: Axes, batch_sizes: Iterable[int]) -> None:
     ax.set_xscale("log", base=2)
     if len(sizes) == 1:  # or else the axis would end at the next floats
         ax.set_xlim(sizes[0] / 2, sizes[0] * 2)
-    ticks = _apart(sizes)
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
-    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_locator(_Apart(sizes))
+    ax.xaxis.set_minor_locator(FixedLocator(sizes))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:.10g}"))
-    ax.tick_params(axis="x", labelrotation=45 if len(ticks) > 7 else 0)
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("batch size")
 
 
-def _apart(sizes: list[int]) -> list[int]:
-    """Of these sizes, in order, those whose numbers have room beside one another on a logarithmic axis."""
-    ticks = sizes[:1]
-    room = (math.log(sizes[-1]) - math.log(sizes[0])) / (13.5 if len(sizes) > 14 else 27) if sizes else 0
-    for size in sizes[1:]:
-        if math.log(size) - math.log(ticks[-1]) >= room:
-            ticks.append(size)
-    return ticks
+class _Apart(FixedLocator):
+    """Of these sizes, in order, those whose numbers have room beside one another in the axes as they are drawn."""
+
+    def __call__(self) -> list[int]:
+        ax, sizes = self.axis.axes, [int(size) for size in self.locs]
+        if not sizes:
+            return []
+        size = FontProperties(size=mpl.rcParams["xtick.labelsize"]).get_size_in_points() * ax.figure.dpi / 72
+        room = 0.64 * size * (max(len(str(each)) for each in sizes) + 0.7)
+        places = ax.transData.transform([(each, 1) for each in sizes])[:, 0]
+        kept = [0]
+        for place in range(1, len(sizes)):
+            if places[place] - places[kept[-1]] >= room:
+                kept.append(place)
+        return [sizes[place] for place in kept]

@@ -111,6 +111,9 @@ WORDING: dict[str, Callable[..., str]] = {
     # effects
     "too few pairs": lambda pairs: f"{count(pairs, 'pair')} of equal seeds" + (": no interval" if pairs else ""),
     "no common size": lambda ours, theirs: f"no batch size has finished runs of both {ours} and {theirs}",
+    # landscapes
+    "best at the edge": lambda sizes: f"at {listed(sizes)} the rates tried do not enclose the best one",
+    "too few peaks": lambda sizes: f"the best rate is enclosed at {count(sizes, 'batch size')}; three are needed",
     # thresholds
     "one seed": lambda: "one seed: no interval",
     # projection

@@ -13,8 +13,9 @@ from batchscale.analysis import tables
 from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
 from batchscale.analysis.critical_batch_size import CriticalBatchSize
 from batchscale.analysis.findings import Effect, Findings, ModeFindings
+from batchscale.analysis.landscape import CLOSE, Landscape
 from batchscale.analysis.reasons import together
-from batchscale.analysis.statistics import first_best
+from batchscale.analysis.statistics import at_least, first_best
 from batchscale.analysis.threshold import Threshold
 from batchscale.analysis.words import (
     any_of,
@@ -25,6 +26,7 @@ from batchscale.analysis.words import (
     images,
     interval,
     listed,
+    minus,
     number,
     percent,
     points,
@@ -33,7 +35,7 @@ from batchscale.analysis.words import (
     upwards,
 )
 from batchscale.experiment import OPTIMIZERS, Experiment
-from batchscale.modes import REFERENCE
+from batchscale.modes import REFERENCE, rule_phrase
 from batchscale.records.study import Study
 
 MOMENTUM = {"nesterov": "Nesterov momentum", "adamw": "β₁ ="}  # what it is to optimizers to which it is another
@@ -60,6 +62,28 @@ def settings(study: Study) -> str:
         on = f"{name} ({kind}" + (f", {count(threads, 'thread')}" if kind == "cpu" and threads else "") + ")"
         parts.append(on if workers == 1 else f"{count(workers, 'worker')} on {on}")
     return ", ".join(parts)
+
+
+def training(experiment: Experiment) -> list[str]:
+    """How one run is trained, in two lines: everything but its network, data, batch size and seed.
+
+    >>> for line in training(Experiment(batch_size=64, lr_scaling="linear", warmup="gradual", decay="cosine")):
+    ...     print(line)
+    10 epochs of SGD with momentum 0.9, no weight decay, images unchanged, fp32
+    Learning rate: 0.002 at batch size 8, the linear rule with gradual warm-up over 2 epochs, cosine decay
+    """
+    each = experiment
+    how = optimizer(each.optimizer, each.momentum, each.weight_decay) + (
+        "" if each.weight_decay else ", no weight decay"
+    )
+    warmup = "" if each.warmup == "none" else f" with {each.warmup} warm-up over {count(each.warmup_epochs, 'epoch')}"
+    rates = [
+        f"{exact(each.base_lr)} at batch size {each.reference_batch_size}",
+        ("the same at all batch sizes" if each.lr_scaling == "none" else rule_phrase(each.lr_scaling)) + warmup,
+        "no decay" if each.decay == "none" else f"{each.decay} decay",
+    ]
+    images = AUGMENTATIONS.get(each.augment, "images unchanged")
+    return [f"{count(each.epochs, 'epoch')} of {how}, {images}, {each.precision}", f"Learning rate: {', '.join(rates)}"]
 
 
 def optimizer(name: str, momentum: float, weight_decay: float | None = None) -> str:
@@ -296,6 +320,52 @@ def smallest(found: Findings) -> list[str]:
             currencies = listed([currency for currency, size in known.items() if size == least])
             said.append(f"{images(least)} for {mode.mode.phrase} (in {currencies})")
     return [f"The smallest known breaking point of each rule is {listed(said)}."] if said else []
+
+
+def landscape(found: Landscape, to_keep: Threshold | None) -> list[str]:
+    """How the best learning rate grows with the batch size; and where the accuracy is lost, whether it is the linear
+    rule that breaks or the batch size."""
+    if found.exponent is None:
+        said = [f"How the best learning rate grows with the batch size is undetermined: {together(found.reasons)}."]
+    else:
+        peaks, (low, high) = found.best.dropna(subset="peak")["batch_size"].tolist(), found.interval
+        said = [
+            f"From {peaks[0]} to {peaks[-1]} images the best learning rate grows as B^{minus(found.exponent)} (95 % "
+            f"interval {minus(low)} to {minus(high)}); the exponent of the linear rule is 1, that of the square-root "
+            f"rule 0.5.",
+            *(sentence(f"{reason}; the exponent rests on the other batch sizes") for reason in found.reasons),
+        ]
+    above = [row for row in found.best.itertuples() if row.batch_size > found.reference_batch_size]
+    ruled = [(row, cell) for row in above if (cell := found.at_rule(row.batch_size, "linear")) is not None]
+
+    def reaches(cell: pd.Series, accuracy: float) -> bool:
+        return not cell["diverged"] and bool(at_least(cell["accuracy"], accuracy))
+
+    close = [row.batch_size for row, cell in ruled if reaches(cell, row.accuracy - CLOSE)]
+    if close:
+        said.append(f"At {listed(close)} the rate of the linear rule is within {points(CLOSE)} of the best rate tried.")
+    for row, cell in ruled:
+        if row.batch_size not in close:
+            lost = "diverges" if cell["diverged"] else f"reaches {percent(cell['accuracy'])}"
+            said.append(
+                f"At {row.batch_size} the linear rule {lost}, and {number(row.learning_rate / cell['learning_rate'])} "
+                f"times its rate, the best tried, {percent(row.accuracy)}."
+            )
+    if to_keep is not None:
+        kept = [row.batch_size for row in above if at_least(row.accuracy, to_keep.accuracy)]
+        lacking = [row.batch_size for row, cell in ruled if not reaches(cell, to_keep.accuracy)]
+        rule = [size for size in lacking if size in kept]
+        lost = [row.batch_size for row in above if row.batch_size not in kept]
+        if rule:
+            said.append(
+                f"At {listed(rule)} the best rate keeps the accuracy and the linear rule loses it: there the rule "
+                f"breaks, and not the batch size."
+            )
+        if lost:
+            said.append(
+                f"At {listed(lost)} no rate tried keeps the accuracy: there the batch size itself is too large."
+            )
+    return said
 
 
 def time(found: Findings) -> list[str]:

@@ -50,6 +50,8 @@ def text(found: Findings, width: int = 80) -> str:
     parts += sentences.at_threshold(found)
     for effect in found.effects if found.modes else ():
         parts.append(_effect(effect))
+    if found.landscape is not None:
+        parts += sentences.landscape(found.landscape, found.threshold)
     best = found.pareto
     if len(best):
         each = [
@@ -126,7 +128,7 @@ def _rows(table: tuple[Row, ...]) -> str:
 
 
 def _heading(found: Findings) -> str:
-    runs = count(len(found.study.runs), "run")
+    runs = count(len(found.trained.runs), "run")
     words = f"{runs}; no threshold" if found.threshold is None else f"{runs}; {_threshold(found.threshold)}"
     return words + (f"; target {goal(found.target)}" if found.target is not None else "")
 

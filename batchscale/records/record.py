@@ -5,7 +5,7 @@
 The CSV is the result and needs no other file. The sidecar holds the experiment and its status. The checkpoint holds the
 rows as well as the weights, so a run may be killed between any two writes. The previous checkpoint is kept in case the
 newest one is damaged. On request, the last state of a complete run is kept as `.final.ckpt`, from which a later request
-for more epochs continues.
+for more epochs continues, and its weights alone as `.weights.pt`.
 """
 
 import csv
@@ -31,6 +31,7 @@ from batchscale.records.tables import UnreadableRecord, read_csv, to_csv
 # every rate depends on the number of epochs.
 NOT_IDENTITY = ("epochs", "device")
 
+WEIGHTS = ".weights.pt"  # a plain state dict, as `torch.save(model.state_dict(), path)` writes it
 _STATUSES = ("running", "complete", "diverged")
 
 
@@ -59,9 +60,9 @@ class Record:
     ):
         self.experiment = experiment
         self.folder = typed(data_dir, "data_dir")
-        self.csv, self.sidecar, self.checkpoint, self.previous, self.final = (
+        self.csv, self.sidecar, self.checkpoint, self.previous, self.final, self.weights = (
             self.folder / f"{experiment.stem}{ending}"
-            for ending in (".csv", ".json", ".ckpt", ".ckpt.previous", ".final.ckpt")
+            for ending in (".csv", ".json", ".ckpt", ".ckpt.previous", ".final.ckpt", WEIGHTS)
         )
         self._notice = notice
         self.replaced: Path | None = None
@@ -71,7 +72,7 @@ class Record:
     def files(self) -> tuple[Path, ...]:
         """The files that another folder needs: CSV, checkpoints, replaced files, and the sidecar last."""
         replaced = sorted(self.folder.glob(f"{self.experiment.stem}.*.replaced*"))
-        return self.csv, self.checkpoint, self.final, *replaced, self.sidecar
+        return self.csv, self.checkpoint, self.final, self.weights, *replaced, self.sidecar
 
     def read(self) -> None:
         """Read the files again; another process may have added to them."""
@@ -179,14 +180,17 @@ class Record:
         content = {"format": FORMAT, "experiment": asdict(self.experiment), **made_of, "rows": rows, "state": state}
         return dumps(content)
 
-    def finish(self, status: str | None = None, *, keep_state: bool = False) -> None:
+    def finish(self, status: str | None = None, *, keep_state: bool = False, weights: dict | None = None) -> None:
         """Close the record as `complete` or `diverged` and remove the checkpoints.
 
         Args:
             status: None closes a record that was trained earlier, with the status it had.
             keep_state: keep the last state of a complete run as `final`. An existing `final` is always kept up to date.
+            weights: the state dict of a network, to be kept; None keeps none.
         """
         self._write_csv()
+        if weights is not None:
+            write_whole(self.weights, dumps(weights))
         self._write_sidecar(status or ("diverged" if self.status == "diverged" else "complete"))
         if self.status == "complete" and (keep_state or self.final.exists()):
             saved = next(self._checkpoints(), None)

@@ -37,6 +37,7 @@ AGREEING = (
 )
 MADE_OF = ("data", "network")  # in which they must agree where their sidecars note them
 RULE = ("lr_scaling", "warmup", "warmup_epochs")  # in which the runs of one mode must agree
+LANDSCAPE = "landscape"  # subfolder of a study with runs at other learning rates
 TIMES = ["running_time", "epoch_time", "images_per_second"]
 
 _DEFAULTS = {field.name: field.default for field in fields(Experiment) if field.default is not MISSING}

@@ -1,28 +1,33 @@
 """What a user sees during a sweep: a progress bar per run in training, and a line per run that ends.
 
-In a terminal the bars are tqdm's. In a notebook (Jupyter, Colab, papermill) they are tqdm's text in one output that is
-updated in place, so a saved notebook holds no unfinished widget. If standard error is a file, such as a cluster's log,
-one line per epoch replaces the bars.
+In a terminal the bars are tqdm's. In a notebook (Jupyter, Colab, papermill) they are text in one output that is updated
+in place, so a saved notebook holds no unfinished widget, and lines fit beside a sidebar. If standard error is a file,
+such as a cluster's log, one line per epoch replaces the bars.
 """
 
+import math
 import shutil
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tqdm.std import tqdm
 
 from batchscale import streams
+from batchscale.analysis.words import duration, percent
 from batchscale.epoch import Epoch
 from batchscale.experiment import Experiment
 from batchscale.sweeps.failure import Failure
+from batchscale.sweeps.pace import Pace
 
 if TYPE_CHECKING:
     from batchscale.training.loop import Progress
 
 _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
 _WIDE = 120  # columns needed for the name of the mode and for unabbreviated words
+_BAR = 14  # columns of a bar in a notebook, whose lines have at most 78: a narrow JupyterLab shows so many
 
 
 def in_notebook() -> bool:
@@ -44,17 +49,20 @@ class Display:
     """Shows several runs at once, as a context. Call `show` from one thread only.
 
     Args:
-        runs: number of runs to train; None: nobody knows.
+        experiments: the runs to train; None: nobody knows.
     """
 
-    def __init__(self, runs: int | None):
-        self.runs, self.ended = runs, 0
+    def __init__(self, experiments: Sequence[Experiment] | None):
+        self.runs, self.begun, self.ended = None if experiments is None else len(experiments), 0, 0
+        self._pace = Pace(experiments or ())
         self._states: dict[Experiment, _State] = {}
         self._remarks: set[str] = set()
         self._output = None
 
     def __enter__(self) -> "Display":
         streams.occupy()
+        if in_notebook():
+            self._update_output()  # before processes start, which takes seconds
         return self
 
     def __exit__(self, *exception) -> None:
@@ -72,8 +80,12 @@ class Display:
         getattr(self, f"_{event}")(experiment, content)
 
     def _progress(self, experiment: Experiment, progress: "Progress") -> None:
-        state = self._states.setdefault(experiment, _State(started_at=progress.images))
+        state = self._state(experiment, progress.images)
+        if state.progress is None:
+            self._pace.begin(experiment, progress.total_images)
         state.progress = progress
+        used, left = progress.images - state.started_at, progress.total_images - progress.images
+        self._pace.note(experiment, used, time.monotonic() - state.start, left)
         if in_notebook():
             self._update_output()
         elif streams.ERR.isatty():
@@ -92,12 +104,12 @@ class Display:
                     file=streams.ERR,
                 )
             state.bar.ncols = columns
-            state.bar.set_description_str(_label(experiment, progress, wide), refresh=False)
+            state.bar.set_description_str(self._label(experiment, wide), refresh=False)
             state.bar.set_postfix_str(state.numbers(wide), refresh=False)
             state.bar.update(progress.images - state.bar.n)
 
     def _epoch(self, experiment: Experiment, epoch: Epoch) -> None:
-        self._states.setdefault(experiment, _State(started_at=0)).accuracy = epoch.accuracy
+        self._state(experiment, 0).accuracy = epoch.accuracy
         if not in_notebook() and not streams.ERR.isatty():
             print(
                 f"{experiment} epoch {epoch.epoch}/{experiment.epochs}: accuracy {epoch.accuracy:.4f}, "
@@ -108,6 +120,7 @@ class Display:
 
     def _finish(self, experiment: Experiment, line: str) -> None:
         self.ended += 1
+        self._pace.end(experiment)
         self._forget(experiment)
         self._say(f"[{self.ended}{f'/{self.runs}' if self.runs else ''}] {line}")
 
@@ -133,46 +146,72 @@ class Display:
         if in_notebook():
             self._update_output()
 
+    def _state(self, experiment: Experiment, images: int) -> "_State":
+        if experiment not in self._states:
+            self.begun += 1
+            self._states[experiment] = _State(self.begun, images, time.monotonic())
+        return self._states[experiment]
+
+    def _label(self, experiment: Experiment, wide: bool = True) -> str:
+        """`run 3 of 15: scaled_lr B=128 seed 0, epoch 5 of 10`, or a short form."""
+        state = self._states[experiment]
+        if not wide:
+            return f"B={experiment.batch_size} s{experiment.seed} {state.progress.epoch}/{experiment.epochs}"
+        number = f"run {state.number}{f' of {self.runs}' if self.runs else ''}"
+        return f"{number}: {experiment}, epoch {state.progress.epoch} of {experiment.epochs}"
+
     def _update_output(self) -> None:
         from IPython.display import display
 
-        lines = [state.text(experiment) for experiment, state in self._states.items() if state.progress is not None]
-        content = {"text/plain": "\n".join(lines)}
+        content = {"text/plain": "\n".join(self._lines())}
         if self._output is None:
             self._output = display(content, raw=True, display_id=True)
         else:
             self._output.update(content, raw=True)
+
+    def _lines(self) -> list[str]:
+        """What a notebook shows: two lines per run in training, and one for all."""
+        shown = {run: state for run, state in self._states.items() if state.progress is not None}
+        if not shown:
+            return ["starting: the first numbers take some seconds"] if not self.ended else []
+        lines = []
+        for run, state in shown.items():
+            lines += [self._label(run), f"  {state.bar_and_numbers(self._pace.left(run))}"]
+        # The time of day: a browser that was closed meanwhile shows what was drawn last, for ever.
+        ended = f"{self.ended}{f' of {self.runs}' if self.runs else ''} runs ended"
+        lines.append(", ".join([ended, *_about(self._pace.all_left()), f"at {time.strftime('%H:%M:%S')}"]))
+        return lines
 
 
 @dataclass
 class _State:
     """One displayed run."""
 
+    number: int  # of the run, in the order in which they began
     started_at: int  # images used before this display began; the remaining time is estimated from the later ones
+    start: float  # when it began, in seconds
     progress: "Progress | None" = None
     accuracy: float | None = None  # after the last complete epoch
     bar: tqdm | None = None
-    start: float = field(default_factory=time.monotonic)
 
     def numbers(self, wide: bool = True) -> str:
         accuracy = "" if self.accuracy is None else f", {'accuracy' if wide else 'acc'} {self.accuracy:.3f}"
         unit = "images/s" if wide else "img/s"
         return f"loss {self.progress.loss:.3f}{accuracy}, {self.progress.images_per_second:.0f} {unit}"
 
-    def text(self, experiment: Experiment) -> str:
-        return tqdm.format_meter(
-            self.progress.images,
-            self.progress.total_images,
-            time.monotonic() - self.start,
-            initial=self.started_at,
-            ncols=_WIDE,
-            prefix=_label(experiment, self.progress),
-            postfix=self.numbers(),
-            bar_format=_FORMAT,
-        )
+    def bar_and_numbers(self, left: float) -> str:
+        """`██████········  42 % done, about 3 min left, accuracy 71.2 %, 1860 images/s`; at first the loss."""
+        progress = self.progress
+        done = progress.images / progress.total_images
+        full = int(_BAR * done)
+        parts = [
+            f"{'█' * full}{'·' * (_BAR - full)} {int(100 * done):3d} % done",
+            *_about(left),
+            f"loss {progress.loss:.3f}" if self.accuracy is None else f"accuracy {percent(self.accuracy)}",
+            f"{progress.images_per_second:.0f} images/s",
+        ]
+        return ", ".join(parts)
 
 
-def _label(experiment: Experiment, progress: "Progress", wide: bool = True) -> str:
-    if wide:
-        return f"{experiment} epoch {progress.epoch}/{experiment.epochs}"
-    return f"B={experiment.batch_size} s{experiment.seed} {progress.epoch}/{experiment.epochs}"
+def _about(seconds: float) -> list[str]:
+    return [] if math.isnan(seconds) else [f"about {duration(seconds)} left"]

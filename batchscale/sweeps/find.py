@@ -24,10 +24,11 @@ from batchscale.modes import MODES, REFERENCE
 from batchscale.records import advice
 from batchscale.records.files import require_writable
 from batchscale.sweeps import processes
+from batchscale.sweeps.cost import Cost
 from batchscale.sweeps.display import Display
 from batchscale.sweeps.failure import as_error
 from batchscale.sweeps.options import Options
-from batchscale.sweeps.searching import Cost, Searching
+from batchscale.sweeps.searching import Searching
 from batchscale.sweeps.signals import caught
 from batchscale.sweeps.sweep import work
 from batchscale.sweeps.told import HOUR, Drawing, Told

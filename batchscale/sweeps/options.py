@@ -62,6 +62,8 @@ class Options:
     """seconds between checkpoints within an epoch"""
     keep_state: bool = False
     """keep the last state of each run that completes, so that a later request for more epochs continues from it"""
+    keep_weights: bool = False
+    """keep the final weights of each run beside its record, four bytes per parameter, to see what it gets wrong"""
     noise_scale: bool = True
     """measure the gradient noise scale after each epoch; without it an epoch needs memory for two gradients less"""
     holder: str = field(default_factory=this_process)
@@ -76,7 +78,7 @@ class Options:
         gpus = self.gpus_per_run
         if not (isinstance(gpus, Real) and gpus >= 0 and (gpus <= 1 or gpus % 1 == 0)):
             raise UserError(f"gpus_per_run is {gpus!r}; it must be a fraction from 0 to 1, or a whole number")
-        for name in ("keep_state", "noise_scale"):
+        for name in ("keep_state", "keep_weights", "noise_scale"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be True or False")
         for name, kind in (("when_locked", WhenLocked), ("on_out_of_memory", OnOutOfMemory), ("engine", Engine)):

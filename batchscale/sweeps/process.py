@@ -211,7 +211,12 @@ class Process:
                         return
         except _StopTraining:
             return
-        record.finish("diverged" if training.diverged else "complete", keep_state=self.options.keep_state)
+        is_kept = self.options.keep_weights or record.weights.exists()  # which are those of fewer epochs
+        record.finish(
+            "diverged" if training.diverged else "complete",
+            keep_state=self.options.keep_state,
+            weights=training.model.state_dict() if is_kept else None,
+        )
         self.report("finish", experiment, summary(experiment, record.status, record.rows))
 
     def _is_lost(self, experiment: Experiment, record: Record) -> bool:

@@ -75,7 +75,7 @@ def _require_startable(workers: int) -> None:
 def _started(source: Source, options: Options, count: int) -> dict[Connection, BaseProcess]:
     """The processes, by this end of the pipe that connects each of them."""
     context = multiprocessing.get_context("spawn")  # fork is unsafe with threads and CUDA in the parent
-    threads = max(1, _cores() // count)
+    threads = max(1, cores() // count)
     source.share(context)
     processes = {}
     with interrupts_blocked():
@@ -131,6 +131,6 @@ def _main(source: Source, options: Options, threads: int, parent: Connection) ->
     send("failures", failures)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

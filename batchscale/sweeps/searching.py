@@ -9,11 +9,9 @@ import math
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 
-from batchscale.analysis.advice import update_seconds
 from batchscale.analysis.search import Runs, Search, known, rank
 from batchscale.analysis.statistics import at_least
 from batchscale.epoch import Epoch
@@ -27,21 +25,6 @@ from batchscale.sweeps.pending import latest
 
 _MARGIN = 1.5  # times the largest gain so far
 _LEAST_CURVES = 3
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of a run, from the times of updates that were measured once: epochs · (⌊n/B⌋ · t(B) + evaluation), with t
-    as `advice.update_seconds` interpolates it."""
-
-    seconds: tuple[tuple[int, float], ...]  # of an update by batch size, rising
-    evaluation: float  # seconds of the measurements after an epoch
-    epochs: int
-    images: int
-
-    def __call__(self, name: str, batch_size: int) -> float:
-        update = update_seconds(self.seconds, batch_size)
-        return self.epochs * (self.images // batch_size * update + self.evaluation)
 
 
 class Searching:

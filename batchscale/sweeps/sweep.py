@@ -86,7 +86,7 @@ def _require_same_data(finished: Iterable[Experiment], todo: list[Experiment], o
 
 
 def _train(experiments: list[Experiment], options: Options) -> None:
-    with Display(len(experiments)) as display, caught(signal.SIGINT, signal.SIGTERM) as stop:
+    with Display(experiments) as display, caught(signal.SIGINT, signal.SIGTERM) as stop:
         failures = work(Listed(experiments), options, display.show, stop)
     if failures:
         raise as_error(failures)

@@ -412,6 +412,14 @@ class Training:
             raise self._failure(error, "evaluation", size) from error
         return correct.item() / len(labels), loss.item() / len(labels)
 
+    def predictions(self, images: Tensor) -> Tensor:
+        """The most likely class of images `(n, h, w, c)`, int64 `(n,)`, in eval mode; the network is left as it was."""
+        with unchanged(self.model), torch.no_grad():
+            self.model.eval()
+            parts = images.split(self.images_at_once["evaluation"])
+            with self._autocast():
+                return torch.cat([self._logits(self.data.normalised(part)).argmax(dim=1) for part in parts])
+
     def measure_noise_scale(
         self, images: int | None = None, *, with_standard_error: bool = False
     ) -> noise_scale.Estimate | None:

@@ -17,7 +17,8 @@ from batchscale.experiment import Experiment
 from batchscale.training import memory
 from batchscale.training.datasets import TRAIN_ACCURACY_IMAGES, Dataset
 from batchscale.training.device import synchronize
-from batchscale.training.loop import Training
+from batchscale.training.loop import EVALUATION_BATCH_SIZE, Training
+from batchscale.training.noise_scale import MICRO_BATCHES, default_micro_batch_size
 
 PRECISION = 0.03  # relative standard error at which a batch size is timed well enough
 _BLOCK_SECONDS = 0.05  # of updates that are timed together, so that reading the clock costs nothing
@@ -81,12 +82,7 @@ def measure(
             training = _all_at_once(experiment, data)
             peaks |= {largest: peaks[max(peaks)] * largest // max(peaks)} if largest > max(peaks) else {}
         speeds = _timed(training, order, peaks, started + seconds, clock)
-        before = clock()
-        data = training.data
-        training.evaluate(data.train_images[:TRAIN_ACCURACY_IMAGES], data.train_labels[:TRAIN_ACCURACY_IMAGES])
-        training.evaluate(data.test_images, data.test_labels)
-        training.measure_noise_scale()
-        evaluation = clock() - before
+        evaluation = _evaluation(training, clock)
     memory.free_memory()
     return Throughput(str(training.device), speeds, max(peaks), limit, evaluation)
 
@@ -158,6 +154,18 @@ def _timed(
             samples[size].append(_block(training, order[:size], repeats[size], clock))
         left = [size for size in left if not _is_known(samples[size])]
     return tuple(Speed(size, float(np.mean(times)), _error(times), peaks[size]) for size, times in samples.items())
+
+
+def _evaluation(training: Training, clock: Callable[[], float]) -> float:
+    """Seconds of the measurements after an epoch, from those on a few of their images."""
+    data, images = training.data, len(training.data.train_images)
+    evaluated = min(images, TRAIN_ACCURACY_IMAGES) + len(data.test_images)
+    few = min(len(data.test_images), 2 * EVALUATION_BATCH_SIZE)
+    before = clock()
+    training.evaluate(data.test_images[:few], data.test_labels[:few])
+    seconds, before = (clock() - before) * evaluated / few, clock()
+    training.measure_noise_scale(3 * default_micro_batch_size(images))  # the fewest of which it can be measured
+    return seconds + (clock() - before) * MICRO_BATCHES / 3
 
 
 def _block(training: Training, minibatch: Tensor, updates: int, clock: Callable[[], float]) -> float:

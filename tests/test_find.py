@@ -4,7 +4,6 @@ import json
 import random
 import re
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -273,12 +272,10 @@ def test_records_of_another_experiment_are_refused(whole, tmp_path):
 
 
 def test_without_advice_the_times_are_measured_and_kept(tmp_path):
-    started = time.monotonic()
     sweeps.find(TINY, **ASKED | {"small": (16,)}, hours=0.01, within=50, data_dir=tmp_path)
     kept = advice.read(tmp_path)
     assert kept["evaluation_seconds"] > 0
     assert {"batch_size", "seconds"} <= kept["throughput"][0].keys()
-    assert time.monotonic() - started < 120
 
 
 FOUR = TINY | {"epochs": 4}

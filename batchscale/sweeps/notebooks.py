@@ -81,7 +81,7 @@ def execute(
 
 def _at_once(parameters: dict, small: Sequence[int] | None, large: Sequence[int] | None, notebooks: int) -> int:
     """How many notebooks run side by side."""
-    reference = parameters.get("reference_batch_size", Experiment(batch_size=1).reference_batch_size)
+    reference = parameters.get("reference_batch_size", Experiment.reference_batch_size)
     theirs = large or LARGE_BATCH_SIZES
     if min(theirs) <= max(reference, *(small or SMALL_BATCH_SIZES)):
         return 1

@@ -54,7 +54,7 @@ from batchscale.analysis.words import (
 )
 from batchscale.experiment import Experiment
 from batchscale.modes import MODES, REFERENCE, Mode
-from batchscale.schedules import STEPS
+from batchscale.schedules import STEPS, scaling_factor
 
 # Where figures are read, and how wide they are there, in inches. No text is smaller than 7 points at that size.
 NOTEBOOK = 11.6  # JupyterLab shows 1186 pixels, at 100 per inch
@@ -539,11 +539,14 @@ def landscape(ax: Axes, found: Landscape) -> None:
         words = {"color": "white" if is_dark else "black", "fontsize": 7.5, "ha": "center", "va": "center", "zorder": 4}
         shown = f"{100 * row.accuracy:.1f}" if works else "×"
         ax.text(size, rate, shown, bbox={"facecolor": shade, "edgecolor": "none", "pad": 0.6}, **words)
-    line, eta = np.geomspace(found.reference_batch_size, sizes[-1], 50), found.base_lr
-    k = line / found.reference_batch_size
+    line = np.geomspace(found.reference_batch_size, sizes[-1], 50)
     colour = next(mode.colour for mode in MODES.values() if mode.lr_scaling == "linear")
-    ax.plot(line, eta * k, color=colour, linewidth=1.5, zorder=3, label="linear rule")
-    ax.plot(line, eta * np.sqrt(k), color="0.4", linewidth=1.5, linestyle=":", zorder=3, label="square-root rule")
+    for rule, label, style in (
+        ("linear", "linear rule", {"color": colour}),
+        ("sqrt", "square-root rule", {"color": "0.4", "linestyle": ":"}),
+    ):
+        rates = [found.base_lr * scaling_factor(size, found.reference_batch_size, rule) for size in line]
+        ax.plot(line, rates, linewidth=1.5, zorder=3, label=label, **style)
     if found.exponent is not None:
         (low, high), span = found.interval, np.geomspace(sizes[0], sizes[-1], 50)
         label = f"best rate ∝ B^{minus(found.exponent)} ({minus(low)} to {minus(high)})"

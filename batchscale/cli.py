@@ -62,7 +62,7 @@ class Flags(Experiment):
     save_seconds: float = 180
     """seconds between checkpoints within an epoch"""
     keep_state: bool = False
-    """keep the last state of a run that completes, so that more epochs can be added to it later"""
+    """keep the last state of a run that completes, for noise-scale; with decay none, more epochs can be added to it"""
     keep_weights: bool = False
     """keep the final weights of each run, four bytes per parameter, to see what it gets wrong"""
     noise_scale: bool = True

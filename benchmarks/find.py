@@ -32,7 +32,7 @@ IMAGES = 50_000
 MINE = modes.own("mine", {"lr_scaling": "linear", "warmup": "none"})
 GRID = [*SMALL, *map(int, LARGE)]
 SEEDS = 3
-# Seconds of an epoch: measured on one core (data/, width 0.25); and on a GPU that is full at 256 images.
+# Seconds of an epoch: measured on one core (data/constant_rate/, width 0.25); and on a GPU that is full at 256 images.
 CORE = {2: 97, 4: 56, 8: 41, 16: 34, 32: 30, 64: 29, 128: 28.5}
 DEVICES: dict[str, Callable[[str, int], float]] = {
     "core": lambda _, size: float(np.interp(math.log(size), np.log(list(CORE)), list(CORE.values()))),
@@ -150,15 +150,15 @@ def show(name: str, of: list[dict]) -> None:
 
 
 def replay() -> None:
-    """The records of data/: `find` chooses among them until its intervals are as narrow as those of all together."""
-    study = Study.load("data")
+    """The first edition's records: `find` chooses among them until its intervals are as narrow as those of them all."""
+    study = Study.load("data/constant_rate")
     finals, diverged = tables.final(study.timed()), study.diverged
     answers = {tuple(run): value for *run, value in finals[[*tables.RUN, "accuracy"]].itertuples(index=False)}
     answers |= dict.fromkeys(diverged)
     seconds = study.epochs.groupby(tables.RUN)["running_time"].max().groupby("batch_size").mean()
     recorded = {size for name, size, _ in answers if name != REFERENCE.name}
     large = [name for name in study.modes if name != REFERENCE.name]
-    print(f"{'replay of data/':32}{'all records':>24}{'find':>24}{'runs':>10}{'time':>8}")
+    print(f"{'replay of data/constant_rate/':32}{'all records':>24}{'find':>24}{'runs':>10}{'time':>8}")
     for names in (*([name] for name in large), large):
         search = Search(
             modes={name: study.modes[name] for name in names},

@@ -1,7 +1,7 @@
 """How well does `advise` predict the breaking point in accuracy, and at what share of the cost of measuring it?
 
     python benchmarks/prediction.py measure               # whole runs under runs/prediction/, two hours on one core
-    python benchmarks/prediction.py predict --minutes 1   # and the table, from these and from data/
+    python benchmarks/prediction.py predict --minutes 1   # and the table, from these and from data/constant_rate/
     python benchmarks/prediction.py table                 # of the predictions made last
 
 It needs CIFAR-10. A workload is a network, data and optimizer; its reference has a batch size of 8. Measured is the
@@ -44,8 +44,12 @@ class Workload:
 
 
 WORKLOADS = {
-    "CIFAR-10, width 0.25 (data/)": Workload(
-        {"dataset": "cifar10"}, tolerance=0.01, recorded=Path("data"), minutes=12, common={"warmup": "gradual"}
+    "CIFAR-10, width 0.25": Workload(
+        {"dataset": "cifar10"},
+        tolerance=0.01,
+        recorded=Path("data/constant_rate"),
+        minutes=12,
+        common={"warmup": "gradual"},
     ),
     "digits": Workload({"dataset": "digits", "epochs": 20, "warmup_epochs": 2}, tolerance=0.01, small=(4, 8, 16)),
     "another network: residual, group norm": Workload(CIFAR10_PART | {"model": "workloads:Residual", "base_lr": 0.01}),

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -26,12 +27,11 @@ from batchscale.paths import typed
 from batchscale.records import Study, advice
 from batchscale.records.files import SaveError, write_whole
 from batchscale.records.study import LANDSCAPE
-from batchscale.records.tables import require_folder
-from report.contents import beside, contents, learning_rates, predicted, several_targets
+from batchscale.records.tables import elsewhere, require_folder
+from report.contents import beside, contents, predicted, several_targets
 
 HERE = Path(__file__).parent
 DISCUSSION = "discussion.typ"  # of the records whose digest its first line names
-CHECK = "learning_rate_check"  # a folder of the records' own, with runs that are no part of the study
 _STYLE = ["default", {"font.size": 8, "axes.titlesize": 8, "lines.linewidth": 1.2, "svg.hashsalt": "batchscale"}]
 
 
@@ -66,7 +66,13 @@ def read(data_dir: Path) -> Findings:
     study = Study.load(data_dir)
     if study.runs.empty:
         raise UserError(f"{data_dir} holds no records; run one of the training notebooks first")
-    return findings.analyse(study, rates=Study.load(data_dir / LANDSCAPE))
+    not_read = {name: csvs for name, csvs in study.elsewhere.items() if name not in beside_folders(data_dir)}
+    return findings.analyse(replace(study, elsewhere=not_read), rates=Study.load(data_dir / LANDSCAPE))
+
+
+def beside_folders(data_dir: Path) -> list[str]:
+    """The subfolders that hold studies of their own, whose verdicts the report has beside those of the folder."""
+    return [name for name in elsewhere(data_dir) if "/" not in name and name != LANDSCAPE]
 
 
 def prepare(data_dir: Path, folder: Path, found: Findings | None = None) -> Path:
@@ -78,17 +84,14 @@ def prepare(data_dir: Path, folder: Path, found: Findings | None = None) -> Path
     known = [] if found.to_threshold in (None, found.to_target) else [found.to_threshold]
     targets = [*lower, found.to_target, *known] if found.target is not None else []
     said = contents(found)
-    said |= {"digest": study.digest, "figures": [], "check": None, "targets": several_targets(targets, found.study)}
+    said |= {"digest": study.digest, "figures": [], "targets": several_targets(targets, found.study)}
     noted = advice.read(data_dir)
     said["predicted"] = [] if noted is None else predicted(found, noted)
-    folders = [name for name in study.elsewhere if "/" not in name and name not in (LANDSCAPE, CHECK)]
-    said["beside"] = beside({f"{study.folder}/{name}": read(data_dir / name) for name in folders})
+    others = {f"{study.folder}/{name}": read(data_dir / name) for name in beside_folders(data_dir)}
+    said["beside"] = beside(others)
+    said["rates"] = None if found.landscape is None else Study.load(data_dir / LANDSCAPE).digest
     # What somebody wrote about certain records is not printed about others.
     said["is_discussed"] = study.digest in (HERE / DISCUSSION).read_text(encoding="utf-8").splitlines()[0]
-    check = Study.load(data_dir / CHECK)
-    if len(check.runs):
-        place = f"{study.folder}/{CHECK}"
-        said["check"] = {"folder": place, "digest": check.digest, "rows": learning_rates(check)}
     for figure, how in figures(found).items():
         _save(drawn(*how), folder / f"{figure}.svg")
         said["figures"].append(figure)

@@ -7,7 +7,6 @@ Pure functions: no files, no clock. Sentences about results are those of `analys
 report's order, and the tables are made.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +24,6 @@ from batchscale.analysis.words import (
     interval,
     listed,
     number,
-    percent,
     sentence,
     verdict_size,
 )
@@ -124,28 +122,6 @@ def _estimate(found: BreakingPoint | CriticalBatchSize) -> list[str]:
 
 def _median(noise: NoiseScale | None) -> list[str]:
     return [UNDETERMINED, ""] if noise is None else [number(noise.median), interval(noise.low, noise.high)]
-
-
-def learning_rates(study: Study) -> list[list[str]]:
-    """The runs of a check of learning rates: name, batch size, learning rate, epochs, seeds and accuracy, as text.
-
-    One row per name, batch size, rate of the last update, and number of epochs; a run that diverged has no accuracy.
-    """
-    epochs = study.without(study.diverged).epochs
-    last = epochs.sort_values("epoch").groupby(RUN, as_index=False).tail(1)
-    groups = last.groupby(["experiment", "batch_size", "learning_rate", "epoch"], dropna=False)["accuracy"]
-    rows = [
-        [
-            name,
-            str(size),
-            UNDETERMINED if math.isnan(rate) else f"{rate:.4g}",
-            str(epoch),
-            str(len(values)),
-            percent(values.mean(), values.std()),
-        ]
-        for (name, size, rate, epoch), values in groups
-    ]
-    return rows + [[name, str(size), UNDETERMINED, UNDETERMINED, "1", "diverged"] for name, size, _ in study.diverged]
 
 
 def beside(others: Mapping[str, Findings]) -> list[dict]:

@@ -10,6 +10,7 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 PROJECT = Path(__file__).resolve().parents[1]
+FIRST_EDITION = PROJECT / "data" / "constant_rate"  # records that change no more
 CIFAR10 = PROJECT.parent / "shared" / "cifar10"
 
 needs_cifar10 = pytest.mark.skipif(

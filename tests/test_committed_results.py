@@ -9,8 +9,7 @@ import pytest
 from conftest import PROJECT
 
 from batchscale import cli, records
-from batchscale.analysis.findings import analyse
-from batchscale.records import Study
+from batchscale.records.study import LANDSCAPE
 from batchscale.sweeps import notebooks
 from report import build, committed
 
@@ -37,7 +36,7 @@ def test_notebooks_were_executed_on_the_committed_records(name):
 
 def test_the_report_was_built_from_the_committed_records():
     content = (PROJECT / "report.pdf").read_bytes()
-    for folder in (DATA, DATA / build.CHECK):
+    for folder in (DATA, DATA / LANDSCAPE):
         assert f"sha256:{records.digest(folder)}".encode() in content
 
 
@@ -48,7 +47,7 @@ def test_the_discussion_was_written_for_the_committed_records():
 
 def test_the_readme_says_what_the_committed_records_say():
     page = (PROJECT / "README.md").read_text(encoding="utf-8")
-    for name, section in committed.sections(analyse(Study.load(DATA))).items():
+    for name, section in committed.sections(build.read(DATA)).items():
         start, end = committed.START.format(name), committed.END.format(name)
         assert page.split(start)[1].split(end)[0] == section
     assert (PROJECT / committed.FIGURE).is_file()
@@ -56,7 +55,7 @@ def test_the_readme_says_what_the_committed_records_say():
 
 def test_the_readmes_figure_says_what_each_mark_is(tmp_path, monkeypatch):
     monkeypatch.setattr(committed.plt, "close", lambda figure: None)
-    committed.draw(analyse(Study.load(DATA)), tmp_path / "study.png")
+    committed.draw(build.read(DATA), tmp_path / "study.png")
     (legend,) = plt.gcf().legends
     monkeypatch.undo()
     plt.close()
@@ -78,10 +77,8 @@ def test_the_study_on_the_committed_records_trains_nothing(tmp_path, capfd):
 
 
 def test_every_record_is_whole():
-    """Each CSV of the study and of the check lies beside a sidecar that says it is complete, or that it diverged."""
-    for folder in (DATA, DATA / build.CHECK):
-        stems = {path.stem for path in folder.glob("*.csv")}
-        status = {path.stem: json.loads(path.read_text(encoding="utf-8"))["status"] for path in folder.glob("*.json")}
-        assert stems
-        assert stems <= set(status)
-        assert set(status.values()) <= {"complete", "diverged"}
+    """Each CSV, in the subfolders too, lies beside a sidecar that says it is complete, or that it diverged."""
+    runs = list(DATA.rglob("*_bs*.csv"))
+    assert {path.parent for path in runs} > {DATA, DATA / LANDSCAPE}
+    for path in runs:
+        assert json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["status"] in ("complete", "diverged")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import PROJECT
+from conftest import FIRST_EDITION, PROJECT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -377,7 +377,7 @@ def test_modes_from_a_column(tmp_path):
 
 
 def test_records_of_our_own_are_the_same_again(tmp_path):
-    data = PROJECT / "data"
+    data = FIRST_EDITION
     planned = plan([data / "scaled_lr_bs256_seed1.csv"], Choices())
     (content,) = planned.contents.values()
     again, before = pd.read_csv(io.BytesIO(content)), pd.read_csv(data / "scaled_lr_bs256_seed1.csv")

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import synthetic
 import typst
-from conftest import PROJECT
+from conftest import FIRST_EDITION, PROJECT
 
 from batchscale.analysis import words
 from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
@@ -26,7 +26,7 @@ from batchscale.modes import MODES
 from batchscale.records import Study, advice, digest
 from batchscale.records.study import RUN
 from report import build, committed
-from report.contents import contents, learning_rates, predicted, several_targets
+from report.contents import contents, predicted, several_targets
 
 EPOCHS = synthetic.study()
 SMALL = synthetic.study(seeds=(0, 1), small=(8, 32), large=(128, 1024))
@@ -613,8 +613,8 @@ def test_rules_are_ranked_by_intervals_alone(three_rules):
     assert contents(none)["discussion"] == ["No recorded rule keeps the accuracy at any larger batch size."]
 
 
-def test_the_committed_results_rank_no_rules_whose_intervals_overlap():
-    found = analyse(Study.load(PROJECT / "data"))
+def test_the_first_edition_ranks_no_rules_whose_intervals_overlap():
+    found = analyse(Study.load(FIRST_EDITION))
     points = {name: found.modes[name].breaking_points["accuracy"] for name in (SCALED, WARM)}
     assert all(point.estimate is not None and point.high is not None for point in points.values())
     assert (points[WARM].low or 0) <= points[SCALED].high
@@ -771,46 +771,16 @@ def test_runs_with_other_settings_are_named_and_not_analysed():
     assert dict(said_of(table, exact)["settings"])["momentum"] == "0.9995"
 
 
-def test_check_of_the_learning_rate(tmp_path):
-    rows = [synthetic.run("lr_a", 8, seed, 1e9, final, 2, learning_rate=0.002) for seed, final in ((0, 0.4), (1, 0.5))]
-    rows += [synthetic.run("lr_b", 8, 0, 1e9, 0.6, 3, learning_rate=0.01234)]
-    check = pd.concat(rows)
-    a, b = (
-        100 * check[(check["experiment"] == name) & (check["epoch"] == last)]["accuracy"]
-        for name, last in (("lr_a", 2), ("lr_b", 3))
-    )
-    assert learning_rates(Study.of(check, diverged=[("lr_c", 8, 0)])) == [
-        ["lr_a", "8", "0.002", "2", "2", f"{a.mean():.1f} ± {a.std():.1f} %"],
-        ["lr_b", "8", "0.01234", "3", "1", f"{b.mean():.1f} %"],
-        ["lr_c", "8", "–", "–", "1", "diverged"],
-    ]
-    data = write(SMALL[SMALL["experiment"] == "baseline_small"], tmp_path / "data")
-    without, with_check = tmp_path / "without", tmp_path / "with"
-    without.mkdir(), with_check.mkdir()
-    before = build.prepare(data, without)
-    assert "learning_rate_check" not in text(before)
-    write(check, data / "learning_rate_check")
-    after = build.prepare(data, with_check)
-    words = text(after)
-    assert "data/learning_rate_check" in words
-    assert "lr_b" in words
-    assert digest(data / "learning_rate_check") in words
-    ours, theirs = (
-        json.loads((folder / "report.json").read_text(encoding="utf-8")) for folder in (without, with_check)
-    )
-    assert {key for key in ours if ours[key] != theirs[key]} == {"check", "missing"}
-    (remark,) = set(theirs["missing"]) - set(ours["missing"])
-    assert remark.startswith("Not read: 3 CSVs in the subfolder learning_rate_check;")
-
-
 def test_other_studies_in_subfolders(tmp_path):
-    """With their own verdicts; the landscape and the check are none, and neither is a folder below a folder."""
+    """With their own verdicts; the landscape is none, and neither is a folder below a folder."""
     data = write(SMALL, tmp_path / "data")
-    for name in ("adamw", "adamw/old", "landscape", "learning_rate_check"):
+    for name in ("adamw", "adamw/old", "landscape"):
         write(SMALL[SMALL["experiment"] != "scaled_lr"], data / name)
     (tmp_path / "of").mkdir()
     source = build.prepare(data, tmp_path / "of")
-    (other,) = json.loads((source.parent / "report.json").read_text(encoding="utf-8"))["beside"]
+    said = json.loads((source.parent / "report.json").read_text(encoding="utf-8"))
+    (other,), missing = said["beside"], " ".join(said["missing"])
+    assert "in the subfolder adamw/old" in missing  # and not what stands beside
     assert (other["folder"], other["digest"]) == ("data/adamw", digest(data / "adamw"))
     assert [label for label, *_ in other["verdicts"]] == ["base rate", "scaled rate, gradual warm-up"]
     words = text(source)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
+from conftest import FIRST_EDITION, PROJECT
 
 from batchscale import cli, streams
 from batchscale.experiment import Experiment
@@ -214,7 +214,7 @@ def words(monkeypatch):
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "cp437", "shift_jis"])
 def test_a_terminal_that_cannot_show_a_character(words, encoding):
-    whole = ["analyse", str(PROJECT / "data"), "--target", "0.5"]  # an interval there is open below
+    whole = ["analyse", str(FIRST_EDITION), "--target", "0.5"]  # an interval there is open below
     text, _ = words("utf-8", *whole)
     assert {"±", "≤", "–", "−"} <= set(text)
     plain, errors = words(encoding, *whole)
@@ -225,7 +225,7 @@ def test_a_terminal_that_cannot_show_a_character(words, encoding):
 
 
 def test_json_stays_json(words):
-    whole = ["analyse", str(PROJECT / "data"), "--json"]
+    whole = ["analyse", str(FIRST_EDITION), "--json"]
     text, _ = words("utf-8", *whole)
     plain, _ = words("ascii", *whole)
     assert not text.isascii()

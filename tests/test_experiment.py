@@ -27,8 +27,8 @@ def test_defaults_of_the_study():
     assert (experiment.momentum, experiment.weight_decay) == (0.9, 0)
     assert (experiment.base_lr, experiment.reference_batch_size) == (0.002, 8)
     assert (experiment.epochs, experiment.warmup_epochs) == (10, 2)
-    assert SMALL_BATCH_SIZES == (2, 4, 8, 16, 32)
-    assert LARGE_BATCH_SIZES == (128, 256, 512, 1024, 2048, 4096, 8192)
+    assert SMALL_BATCH_SIZES == (2, 4, 8, 16, 32, 64)
+    assert LARGE_BATCH_SIZES == (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 
 def test_columns_of_a_record():

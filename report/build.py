@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 
 from batchscale import streams
 from batchscale.analysis import findings, plots
-from batchscale.analysis.breaking_point import CURRENCIES
 from batchscale.analysis.findings import Findings
 from batchscale.analysis.statistics import at_least
 from batchscale.errors import UserError
@@ -132,11 +131,6 @@ def figures(found: Findings) -> dict[str, tuple[tuple[float, float], Callable[[A
             ax.get_legend().remove()
         legend_beside(ax)
 
-    def frontier(ax: Axes) -> None:
-        plots.frontier(ax, found)
-        legend_beside(ax)
-        plots.label_frontier(ax, found)
-
     def legend_beside(ax: Axes) -> None:  # in axes this low it would hide what it explains
         ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
 
@@ -145,7 +139,7 @@ def figures(found: Findings) -> dict[str, tuple[tuple[float, float], Callable[[A
 
     shown = {}
     if len(found.finals):
-        shown["accuracy"] = size(2.2), accuracy
+        shown["accuracy"] = size(2.6), accuracy
     if any(effect.differences["difference"].notna().any() for effect in found.effects):
         shown["effects"] = size(2.1), effects
     if found.landscape is not None:
@@ -153,13 +147,6 @@ def figures(found: Findings) -> dict[str, tuple[tuple[float, float], Callable[[A
     if found.target is not None and modes:
         shown["updates"] = size(2.2), updates
         shown["time"] = size(2.1), time
-    if any(mode.critical.estimate or mode.noise_scale for mode in modes.values()):
-        shown["noise_scales"] = (plots.PAGE, min(0.9 + 0.4 * len(modes), 8)), lambda ax: plots.noise_scales(ax, found)
-    if any(mode.breaking_points[currency].estimate for mode in modes.values() for currency in CURRENCIES):
-        height = min(0.4 + 0.95 * len(modes), 8)
-        shown["breaking_points"] = (plots.PAGE, height), lambda ax: plots.breaking_points(ax, found)
-    if len(found.frontier):
-        shown["frontier"] = size(2.1), frontier
     return shown
 
 

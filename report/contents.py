@@ -125,13 +125,14 @@ def _median(noise: NoiseScale | None) -> list[str]:
 
 
 def beside(others: Mapping[str, Findings]) -> list[dict]:
-    """The verdicts of other studies, by their folders; nothing of one that has none."""
-    return [
-        {"folder": folder, "digest": digest, "verdicts": rows}
-        | {"head": f"{folder}: {sentences.settings(found.study)}; SHA-256 {digest[:12]}…"}
-        for folder, found in others.items()
-        if (rows := verdicts(found)) and (digest := found.study.digest)
-    ]
+    """The verdicts of other studies, by their folders; nothing of one that decides nothing: none has an interval."""
+    sections = []
+    for folder, found in others.items():
+        rows, digest = verdicts(found), found.study.digest
+        if any(interval for _, *cells in rows for _, interval in cells[:-1]):  # the noise scale's is a range
+            head = f"{folder}: {sentences.settings(found.study)}; SHA-256 {digest[:12]}…"
+            sections.append({"folder": folder, "digest": digest, "verdicts": rows, "head": head})
+    return sections
 
 
 def predicted(found: Findings, advice: dict) -> list[list]:

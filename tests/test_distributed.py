@@ -390,7 +390,7 @@ def test_workers_that_never_come(variables, capfd, changed):
 
 # The whole program, started by torchrun
 
-RUN = ["train", "--dataset", "digits", "--width", "0.25", "--batch-size", "24", "--device", "cpu"]
+RUN = ["train", "--dataset", "digits", "--width", "0.25", "--batch-size", "24", "--decay", "none", "--device", "cpu"]
 
 
 @contextlib.contextmanager

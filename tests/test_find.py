@@ -28,6 +28,7 @@ ASKED = {"names": NAMES, "small": (8, 16), "largest": 100, "noise_scale": False,
 FLAGS = [
     *("find", "--dataset", "digits", "--width", "0.1", "--train-size", "400", "--epochs", "2", "--base-lr", "0.01"),
     *("--names", "scaled_lr", "--small", "8", "16", "--largest", "100", "--no-noise-scale", "--tolerance", "0.1"),
+    *("--decay", "none"),
 ]
 TIMES = [{"batch_size": size, "seconds": 0.01 + 0.0002 * size, "error": 0, "bytes": 0} for size in (1, 16, 256)]
 

@@ -389,9 +389,10 @@ def test_kernels_of_a_study_import_from_the_folder_where_it_is_started(tmp_path,
 @pytest.mark.parametrize(
     ("given", "at_once", "workers"),
     [
-        ({"workers": 2}, 2, [1, 1, 1, 1]),
-        ({"workers": 9}, 4, [2, 2, 2, 2]),
-        ({}, 1, [None] * 4),
+        ({"workers": 2, "small": [8, 16], "large": [64]}, 2, [1, 1, 1, 1]),
+        ({"workers": 9, "small": [8, 16], "large": [64]}, 4, [2, 2, 2, 2]),
+        ({"small": [8, 16], "large": [64]}, 1, [None] * 4),
+        ({"workers": 2}, 1, [2] * 4),  # the study's own sizes overlap
         ({"workers": 2, "small": [8, 16], "large": [16, 64]}, 1, [2] * 4),  # 16 at the base rate is one run
         ({"workers": 2, "small": [4], "large": [8]}, 1, [2] * 4),  # up to the reference batch size too
         ({"workers": 2, "small": [4], "large": [8], "reference_batch_size": 4}, 2, [1, 1, 1, 1]),

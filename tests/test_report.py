@@ -211,15 +211,7 @@ def test_a_whole_study_is_a_short_paper(whole):
     for paper in ("1706.02677", "1804.07612", "1812.06162", "1811.03600", "Tiny Images"):
         assert paper in words
     said = json.loads((whole.parent / "report.json").read_text(encoding="utf-8"))
-    assert said["figures"] == [
-        "accuracy",
-        "effects",
-        "updates",
-        "time",
-        "noise_scales",
-        "breaking_points",
-        "frontier",
-    ]
+    assert said["figures"] == ["accuracy", "effects", "updates", "time"]
 
 
 @pytest.fixture(scope="module")
@@ -374,7 +366,7 @@ def test_static_text_states_no_result():
     abstract = source[source.index("*Abstract.*") : source.index("= Question")]
     results = source[source.index("\n= Results") : source.index("#bibliography")]
     for part in (abstract, results):
-        prose = re.sub(r"\d+(\.\d+)?(pt|fr|em|cm|%\))|\* \d|(==|>|-) \d|@\w+", "", part)
+        prose = re.sub(r"\d+(\.\d+)?(pt|fr|em|cm|%\))|\* \d|(==|>|-) \d|@\w+|SHA-256|slice\(0, 12\)", "", part)
         assert set(re.findall(r"\d+", prose)) <= {"95"}, prose
     assert set(re.findall(r"(\d+) %", source)) == {"95"}
 
@@ -772,8 +764,9 @@ def test_runs_with_other_settings_are_named_and_not_analysed():
 
 
 def test_other_studies_in_subfolders(tmp_path):
-    """With their own verdicts; the landscape is none, and neither is a folder below a folder."""
+    """With their own verdicts; not the landscape, a folder below a folder, or too few runs to decide anything."""
     data = write(SMALL, tmp_path / "data")
+    write(SMALL[(SMALL["seed"] == 0) & SMALL["batch_size"].isin([8, 1024])], data / "few")
     for name in ("adamw", "adamw/old", "landscape"):
         write(SMALL[SMALL["experiment"] != "scaled_lr"], data / name)
     (tmp_path / "of").mkdir()

@@ -31,6 +31,7 @@ from report.contents import beside, contents, predicted, several_targets
 
 HERE = Path(__file__).parent
 DISCUSSION = "discussion.typ"  # of the records whose digest its first line names
+SHOWN = 0.15  # accuracy below the threshold that the figure of accuracies has room for
 _STYLE = ["default", {"font.size": 8, "axes.titlesize": 8, "lines.linewidth": 1.2, "svg.hashsalt": "batchscale"}]
 
 
@@ -112,6 +113,8 @@ def figures(found: Findings) -> dict[str, tuple[tuple[float, float], Callable[[A
     def accuracy(ax: Axes) -> None:
         plots.against_batch_size(ax, found, "accuracy")
         plots.threshold_line(ax, found.threshold)
+        if found.threshold is not None:  # where the curves cross it; the table has what is lost beyond
+            ax.set_ylim(bottom=max(ax.get_ylim()[0], found.threshold.accuracy - SHOWN))
         plots.crossings(ax, found)
         legend_beside(ax)
 

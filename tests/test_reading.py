@@ -130,7 +130,7 @@ def test_the_figure_of_the_readme_can_be_read(folder, tmp_path, monkeypatch):
 
 def test_figures_of_the_report_can_be_read(folder):
     shown = build.figures(findings.analyse(Study.load(folder)))
-    assert len(shown) >= 5
+    assert len(shown) >= 4
     for name, how in shown.items():
         figure = build.drawn(*how)
         assert figure.get_figwidth() <= plots.PAGE

@@ -344,7 +344,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
         build.build(second, tmp_path / "b.pdf")
         sources.append(build.prepare(second, tmp_path / "b").parent)
     ours, theirs = ({path.name: path.read_bytes() for path in folder.glob("*.*")} for folder in sources)
-    assert len(ours) > 8
+    assert len(ours) >= 7
     assert ours == theirs  # figures too, which the compiler happens to strip of names and dates
     content = (tmp_path / "a.pdf").read_bytes()
     assert content == (tmp_path / "b.pdf").read_bytes()

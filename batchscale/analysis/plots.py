@@ -65,6 +65,7 @@ _COLOURS = (*(mode.colour for mode in MODES.values()), "#009E73", "#56B4E9", "#A
 _MARKERS = (*(mode.marker for mode in MODES.values()), "*", "h", "d")
 _INK = "0.2"  # of words beside marks
 _TICK = {"marker": "|", "markersize": 9, "markeredgewidth": 2}  # an estimate of a batch size
+_ROWS = 2.4  # zorder of the breaking points below the lines: above these, below the axes
 _DASHES = ("-", "--", "-.", ":")  # of interconnects
 COLUMN_LABELS = {
     "accuracy": "test accuracy (%)",
@@ -131,7 +132,8 @@ def crossings(ax: Axes, found: Findings, names: Collection[str] | None = None) -
         sizes = np.geomspace(point.curve.sizes[0], point.curve.sizes[-1], 200)
         ax.plot(sizes, point.curve.curve(sizes), "--", color=colour, linewidth=0.8)
         if point.estimate is not None:
-            ax.vlines(point.estimate, places[name], found.threshold.accuracy, color=colour, linestyle=":", linewidth=1)
+            ax.vlines(point.estimate, places[name], found.threshold.accuracy, color=colour, linestyle=":", linewidth=1,
+                      zorder=_ROWS)  # fmt: skip
     _key(ax, "fitted curve", linestyle="--")
 
 
@@ -154,7 +156,9 @@ def breaking_points_below(ax: Axes, points: Mapping[str, BreakingPoint], names: 
     low, high = scale.transform(np.array(ax.get_ylim()))
     room = _row(ax) * (high - low)
     heights = scale.inverted().transform(low - room * (np.arange(len(shown)) + 0.4))
-    ax.set_ylim(*scale.inverted().transform(np.array([low - room * len(shown), high])))
+    bottom, above, top = map(float, scale.inverted().transform(np.array([low - room * len(shown), low, high])))
+    ax.set_ylim(bottom, top)
+    ax.axhspan(bottom, above, color=ax.get_facecolor(), linewidth=0, zorder=_ROWS - 0.1)  # over lines that go on below
     for height, (name, point) in zip(heights, shown.items(), strict=True):
         _interval(ax, point, height, mode_style(name, names or points)["color"], limits)
     ax.set_xlim(limits)
@@ -179,12 +183,12 @@ def _interval(ax: Axes, point: BreakingPoint, place: float, colour, limits: tupl
     is_open = [start is None and end is not None, end is None and start is not None]
     if start is not None or end is not None:
         ax.hlines(place, left if start is None else start, right if end is None else end, color=colour, alpha=0.35,
-                  linewidth=6)  # fmt: skip
+                  linewidth=6, zorder=_ROWS)  # fmt: skip
     for is_end_open, edge, marker in zip(is_open, limits, "<>", strict=True):
         if is_end_open:
-            ax.plot(edge, place, marker=marker, color=colour, markersize=6, clip_on=False)
+            ax.plot(edge, place, marker=marker, color=colour, markersize=6, clip_on=False, zorder=_ROWS)
     if point.estimate is not None:
-        ax.plot(point.estimate, place, color=colour, **_TICK)
+        ax.plot(point.estimate, place, color=colour, zorder=_ROWS, **_TICK)
         word, at = images(point.estimate), max(point.estimate, end or 0)
     else:
         word = interval(start, end) if verdict_size(point) == UNDETERMINED else verdict_size(point)

@@ -71,7 +71,7 @@ def contents(found: Findings) -> dict:
         "abstract": [
             _scope(study, facts),
             *sentences.threshold(found.threshold),
-            *(accuracies if len(accuracies) <= 3 else []),
+            *(accuracies if len(accuracies) <= 3 else sentences.accuracies(found)),
             *sentences.comparison(found),
             *sentences.critical_batch_sizes(found),
         ],

@@ -164,6 +164,13 @@ def accuracy(mode: ModeFindings, found: Threshold | None) -> str:
     )
 
 
+def accuracies(found: Findings) -> list[str]:
+    """The breaking points in accuracy that are known, in one sentence."""
+    points = [(mode.breaking_points["accuracy"], mode.mode.phrase) for mode in found.modes.values()]
+    known = [f"{_estimate(point)} under {phrase}" for point, phrase in points if point.estimate is not None]
+    return [f"The accuracy falls below that at {listed(known)}."] if known else []
+
+
 def comparison(found: Findings) -> list[str]:
     """Which rule keeps the accuracy furthest, as far as the intervals tell them apart; nothing to compare: nothing."""
     points = {name: mode.breaking_points["accuracy"] for name, mode in found.modes.items()}

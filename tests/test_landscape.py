@@ -186,6 +186,27 @@ def test_the_tuned_mode_keeps_the_accuracy_where_the_rule_loses_it():
     assert linear.estimate == pytest.approx(alone.estimate, rel=0.2)
 
 
+def test_a_run_at_the_rate_of_the_rule_is_no_pair_with_itself():
+    """At 16 the rule's own rate is best. At 64 it is half of it, in one seed: there is no interval."""
+
+    def truth(size, rate):
+        return 0.8 if round(8 * rate / (ETA * size), 3) == (0.5 if size == 64 else 1) else 0.7
+
+    small = {("baseline_small", 8, seed): (0.8, {}) for seed in (0, 1)}
+    rule = {
+        ("gradual_warmup_scaled_lr", size, seed): (truth(size, ETA * size / 8), {})
+        for size in (16, 64)
+        for seed in (0, 1)
+    }
+    found = findings.analyse(study_of(small | rule), rates=rates_of(truth, sizes=(16, 64)))
+    assert sorted(found.landscape.taken) == [("gradual_warmup_scaled_lr", 16, 0), ("gradual_warmup_scaled_lr", 16, 1)]
+    (row,) = found.effects[-1].differences.to_dict("records")
+    assert (row["batch_size"], row["pairs"]) == (64, 1)
+    assert row["difference"] == pytest.approx(0.1)
+    assert math.isnan(row["low"])
+    assert math.isnan(row["high"])
+
+
 def test_tuned_is_compared_with_the_rule_that_it_tunes():
     modes = {name: MODES[name] for name in ("scaled_lr", "gradual_warmup_scaled_lr")} | {TUNED.name: TUNED}
     assert (TUNED, MODES["gradual_warmup_scaled_lr"]) in comparisons(modes)

@@ -26,8 +26,8 @@ from batchscale.analysis.threshold import Threshold
 from batchscale.analysis.words import listed
 from batchscale.errors import UserError
 from batchscale.experiment import CLASSES
-from batchscale.modes import REFERENCE, Mode, comparisons
-from batchscale.records.study import RUN, Study
+from batchscale.modes import REFERENCE, TUNED, Mode, comparisons
+from batchscale.records.study import RUN, Run, Study
 
 
 @dataclass(frozen=True)
@@ -254,6 +254,7 @@ def analyse(
     is_same = found is None or not with_target or at.target == found.accuracy
     to_threshold = at if is_same else to_target(timed, found.accuracy, curves)
     pairs = [(group.modes[ours], group.modes[theirs]) for ours, theirs in compare]
+    taken = frozenset() if over_rates is None else over_rates.taken
     return Findings(
         study=group,
         finals=finals,
@@ -262,7 +263,7 @@ def analyse(
         to_target=at,
         to_threshold=None if found is None else to_threshold,
         modes={name: _mode(group.modes[name], group, finals, cells, found, at, curves[name]) for name in curves},
-        effects=tuple(_effect(group, *pair, finals) for pair in pairs or _comparisons(group)),
+        effects=tuple(_effect(group, *pair, finals, taken) for pair in pairs or _comparisons(group)),
         frontier=tables.frontier(finals, _guessing(group)),
         final_epochs=final_epochs,
         remarks=(*remarks.excluded(group, others), *why, *remarks.of(group, timed, finals, cells, found, at.target)),
@@ -488,7 +489,10 @@ def _comparisons(study: Study) -> list[tuple[Mode, Mode]]:
     return pairs
 
 
-def _effect(study: Study, mode: Mode, other: Mode, finals: pd.DataFrame) -> Effect:
+def _effect(study: Study, mode: Mode, other: Mode, finals: pd.DataFrame, taken: Collection[Run]) -> Effect:
+    if TUNED.name in (mode.name, other.name):  # a run is no pair with itself
+        one = [(TUNED.name, *run) for name, *run in taken if name in (mode.name, other.name)]
+        finals = finals[~pd.MultiIndex.from_frame(finals[tables.RUN]).isin(one)]
     is_known = (mode, other) in comparisons(study.modes) and mode.effect is not None
     differences = tables.paired_differences(finals, mode.name, other.name)
     reason = None if len(differences) else Reason.of("no common size", ours=mode.name, theirs=other.name)

@@ -21,7 +21,7 @@ from batchscale.analysis import tables
 from batchscale.analysis.reasons import Reason
 from batchscale.analysis.statistics import at_least, first_best
 from batchscale.modes import TUNED
-from batchscale.records.study import AGREEING, RUN, Study
+from batchscale.records.study import AGREEING, RUN, Run, Study
 from batchscale.schedules import LRScaling, scaling_factor
 
 _LEAST_RATES = 3  # at a batch size; the best of fewer says nothing
@@ -46,6 +46,7 @@ class Landscape:
         interval: its 95 % interval, from the scatter about the line; Student's t.
         level: rate of the fitted line at a batch size of 1.
         tuned: the runs at the best rates above the reference batch size, as runs of the mode `modes.TUNED`.
+        taken: those of them that are the study's, as runs of the mode that they have there.
         base_lr, reference_batch_size: of the study, for the rates of its rules.
         reasons: why there is no exponent, or what it leaves out.
     """
@@ -56,6 +57,7 @@ class Landscape:
     interval: tuple[float, float]
     level: float
     tuned: Study
+    taken: frozenset[Run]
     base_lr: float
     reference_batch_size: int
     reasons: tuple[Reason, ...]
@@ -98,7 +100,8 @@ def landscape(rates: Study, study: Study, final_epochs: int = 1) -> Landscape | 
     base_lr, reference = study.setting("base_lr"), study.setting("reference_batch_size")
     chosen = runs.merge(best[best["batch_size"] > reference][["batch_size", "learning_rate"]])
     tuned = [_as_tuned(each, chosen[chosen["source"] == place], base_lr) for place, each in enumerate(sources)]
-    return Landscape(cells, best, *_slope(best), _together(*tuned), base_lr, reference, _reasons(best))
+    taken = frozenset(chosen.loc[chosen["source"] == 0, RUN].itertuples(index=False, name=None))
+    return Landscape(cells, best, *_slope(best), _together(*tuned), taken, base_lr, reference, _reasons(best))
 
 
 def with_tuned(study: Study, found: Landscape) -> Study:

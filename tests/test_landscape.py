@@ -207,6 +207,22 @@ def test_a_run_at_the_rate_of_the_rule_is_no_pair_with_itself():
     assert math.isnan(row["high"])
 
 
+def test_a_landscape_changes_nothing_of_the_study_beside_it():
+    """The runs that both have say once how much the seeds vary."""
+    sizes, truth = (16, 64, 256), parabola(0.9)
+    small = {("baseline_small", 8, seed): (0.8 + 0.004 * seed, {}) for seed in (0, 1)}
+    rule = {
+        ("gradual_warmup_scaled_lr", size, seed): (truth(size, ETA * size / 8) + seed * size / 20_000, {})
+        for size in sizes
+        for seed in (0, 1)
+    }
+    alone, beside = (findings.analyse(study_of(small | rule), rates=each) for each in (None, rates_of(truth, sizes)))
+    assert beside.landscape.taken
+    for name, mode in alone.modes.items():
+        assert beside.modes[name].breaking_points["accuracy"] == mode.breaking_points["accuracy"]
+    assert beside.cells[beside.cells["experiment"] != TUNED.name].equals(alone.cells)
+
+
 def test_tuned_is_compared_with_the_rule_that_it_tunes():
     modes = {name: MODES[name] for name in ("scaled_lr", "gradual_warmup_scaled_lr")} | {TUNED.name: TUNED}
     assert (TUNED, MODES["gradual_warmup_scaled_lr"]) in comparisons(modes)

@@ -240,7 +240,7 @@ def analyse(
     _require_recorded(group, [*reference, *(name for pair in compare for name in pair)])
     timed = group.timed()
     finals = tables.final(timed, final_epochs)
-    cells = accuracies(finals, group.diverged)
+    cells = _cells(finals, group.diverged)
     names, why = _reference(group, reference)
     found = thresholds.threshold(finals, cells, names, tolerance, threshold)
     setting = group.setting("reference_batch_size")
@@ -487,6 +487,17 @@ def _comparisons(study: Study) -> list[tuple[Mode, Mode]]:
             others = [each for each in study.modes.values() if each != mode and sizes[each.name] & sizes[mode.name]]
             pairs += [(mode, other) for other in others[:1]]
     return pairs
+
+
+def _cells(finals: pd.DataFrame, diverged: Collection[Run]) -> pd.DataFrame:
+    """Of every mode. Runs at the best rate tried are in part those of another mode, and so say nothing new of how much
+    the seeds of the others vary."""
+    cells = accuracies(finals, diverged)
+    tuned = cells[cells["experiment"] == TUNED.name]
+    if tuned.empty:
+        return cells
+    others = accuracies(finals[finals["experiment"] != TUNED.name], [run for run in diverged if run[0] != TUNED.name])
+    return pd.concat([others, tuned], ignore_index=True)
 
 
 def _effect(study: Study, mode: Mode, other: Mode, finals: pd.DataFrame, taken: Collection[Run]) -> Effect:

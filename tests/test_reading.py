@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import synthetic
-from conftest import FIRST_EDITION, PROJECT
+from conftest import PROJECT
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
@@ -39,7 +39,7 @@ def _no_window():
 def folder(request, tmp_path):
     """The committed records, and those of a study of the shape of `make study`."""
     if request.param == "data":
-        for path in FIRST_EDITION.glob("*_bs*"):
+        for path in (PROJECT / "data").glob("*_bs*"):
             shutil.copy(path, tmp_path)
         return tmp_path
     write(synthetic.study(seeds=(0, 1), small=(8, 16, 32), large=(64, 128, 256)), tmp_path)

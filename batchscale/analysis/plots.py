@@ -650,19 +650,31 @@ def frontier(ax: Axes, found: Findings) -> None:
 
 def label_frontier(ax: Axes, found: Findings) -> None:
     """Batch sizes of the Pareto frontier above its points or on their left, or else higher above with a line: no two
-    numbers overlap. Call it last: where the points are depends on legends beside the axes."""
+    numbers overlap, and one that finds no room in the axes is left out. Call it last: where the points are depends on
+    legends beside the axes."""
     ax.figure.draw_without_rendering()  # now it is known
-    taken: list[tuple[float, float, float]] = []  # left and right end, and height, in points
-    for row in found.pareto.sort_values("accuracy", ascending=False).itertuples():
+    (west, south), (east, north) = ax.get_window_extent().get_points() * 72 / ax.figure.dpi
+    taken: list[tuple[float, float, float, float]] = []  # left, right, lower and upper end, in points
+    markers = ax.transData.transform(found.pareto[["running_time", "accuracy"]]) * 72 / ax.figure.dpi
+    # The best rate tried may be a run of another mode, which has the same number.
+    points = found.pareto.drop_duplicates(["batch_size", "running_time", "accuracy"])
+    for row in points.sort_values("accuracy", ascending=False).itertuples():
         at, words = (row.running_time, row.accuracy), f"B = {row.batch_size}"
         place, height = ax.transData.transform(at) * 72 / ax.figure.dpi
         half = 0.33 * 8 * len(words)
-        beside, above = [(0, 7), (-half - 6, -3), (-half - 6, -14)], ((0, 11 * line + 7) for line in itertools.count(1))
-        for aside, up in itertools.chain(beside, above):
-            left, right, middle = place + aside - half, place + aside + half, height + up
-            if all(left > end or right < start or abs(middle - other) >= 11 for start, end, other in taken):
+        beside, above = [(0, 7), (-half - 6, -3), (-half - 6, -14)], [(0, 11 * line + 7) for line in range(1, 30)]
+        for aside, up in [*beside, *above]:
+            left, right, low, high = place + aside - half, place + aside + half, height + up - 3, height + up + 8
+            if not (west <= left and right <= east and south <= low and high <= north):
+                continue
+            if any(left < x < right and low < y < high for x, y in markers):
+                continue
+            low = height if (aside, up) in above else low  # the line must be free too
+            if all(left > e or right < w or low >= n or high <= s for w, e, s, n in taken):
                 break
-        taken.append((left, right, middle))
+        else:
+            continue
+        taken.append((left, right, low, high))
         line = {} if (aside, up) in beside else {"arrowprops": {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6}}
         where = {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": _INK}
         ax.annotate(words, at, (aside, up), **where, **line).set_in_layout(False)

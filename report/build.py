@@ -23,7 +23,7 @@ from batchscale.analysis.findings import Findings
 from batchscale.analysis.statistics import at_least
 from batchscale.errors import UserError
 from batchscale.paths import typed
-from batchscale.records import Study, advice
+from batchscale.records import Study, advice, digest
 from batchscale.records.files import SaveError, write_whole
 from batchscale.records.study import LANDSCAPE
 from batchscale.records.tables import elsewhere, require_folder
@@ -89,7 +89,7 @@ def prepare(data_dir: Path, folder: Path, found: Findings | None = None) -> Path
     said["predicted"] = [] if noted is None else predicted(found, noted)
     others = {f"{study.folder}/{name}": read(data_dir / name) for name in beside_folders(data_dir)}
     said["beside"] = beside(others)
-    said["rates"] = None if found.landscape is None else Study.load(data_dir / LANDSCAPE).digest
+    said["rates"] = None if found.landscape is None else digest(data_dir / LANDSCAPE)
     # What somebody wrote about certain records is not printed about others.
     said["is_discussed"] = study.digest in (HERE / DISCUSSION).read_text(encoding="utf-8").splitlines()[0]
     for figure, how in figures(found).items():

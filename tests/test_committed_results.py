@@ -6,7 +6,7 @@ import shutil
 
 import matplotlib.pyplot as plt
 import pytest
-from conftest import PROJECT
+from conftest import FIRST_EDITION, PROJECT
 
 from batchscale import cli, records
 from batchscale.records.study import LANDSCAPE
@@ -53,15 +53,16 @@ def test_the_readme_says_what_the_committed_records_say():
     assert (PROJECT / committed.FIGURE).is_file()
 
 
-def test_the_readmes_figure_says_what_each_mark_is(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("folder", "marks"), [(DATA, set()), (FIRST_EDITION, {"diverged here"})])
+def test_the_readmes_figure_says_what_each_mark_is(folder, marks, tmp_path, monkeypatch):
     monkeypatch.setattr(committed.plt, "close", lambda figure: None)
-    committed.draw(build.read(DATA), tmp_path / "study.png")
+    committed.draw(build.read(folder), tmp_path / "study.png")
     (legend,) = plt.gcf().legends
     monkeypatch.undo()
     plt.close()
     said = [text.get_text() for text in legend.get_texts()]
     assert len(said) == len(set(said))
-    assert {"base rate", "target not reached: at least this"} < set(said)
+    assert {"base rate", "target not reached: at least this", *marks} < set(said)
 
 
 def test_the_study_on_the_committed_records_trains_nothing(tmp_path, capfd):

@@ -160,22 +160,15 @@ def _one_of(number: int, sizes: tuple[int, ...], barrier, rates) -> None:
 
 def notebook(data_root: str, batch_size: int = 128) -> list[Row]:
     """A DataLoader with two workers over torchvision's images, and `loss.item()` at each step."""
-    from speed import Case, loader
+    from speed import Case, loader, notebook_step
 
-    from models import CNN
-
-    torch.manual_seed(0)
-    model, criterion = CNN().cuda().train(), torch.nn.CrossEntropyLoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.002, momentum=0.9)
-    updates, started = 0, 0.0
-    for number, (inputs, labels) in enumerate(loader(Case(1, batch_size), data_root, 2)):
+    case, updates, started = Case(1, batch_size), 0, 0.0
+    model, step = notebook_step(case)
+    model.cuda()
+    for number, (inputs, labels) in enumerate(loader(case, data_root, 2)):
         if number == 20:
             started, updates = time.perf_counter(), 0
-        optimizer.zero_grad()
-        loss = criterion(model(inputs.cuda()), labels.cuda())
-        loss.backward()
-        optimizer.step()
-        loss.item()
+        step(inputs.cuda(), labels.cuda())
         updates += 1
     rate = batch_size * updates / (time.perf_counter() - started)
     print(f"notebook, B = {batch_size}: {rate:.0f} images/s", flush=True)

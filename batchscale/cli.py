@@ -5,7 +5,7 @@
     python -m batchscale sweep --dataset digits --small 8 32 --large 128 512 --seeds 0 1 --workers 2
     python -m batchscale find --dataset digits --names scaled_lr --hours 0.05
     python -m batchscale study --out runs/study --dataset digits --small 8 32 --large 128 256 --seeds 0 1
-    python -m batchscale import data --to runs/imported --dry-run
+    python -m batchscale import data/constant_rate --to runs/imported --dry-run
     python -m batchscale analyse data
     python -m batchscale explore data -o explorer.html
     python -m batchscale project data --latency 30 --bandwidth 25 --figure projection.png

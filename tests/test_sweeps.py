@@ -218,9 +218,12 @@ def test_a_run_that_fails_does_not_end_the_sweep(tmp_path, capsys, workers):
 
 
 SCRIPT = """
+import os
+
 from batchscale import sweeps
 
-print("begins", flush=True)
+# One write, so that lines of several processes stay whole.
+os.write(1, b"begins\\n")
 runs = sweeps.grid("baseline_small", [64, 128], dataset="digits", width=0.1, train_size=128, epochs=1)
 {}sweeps.run(runs, data_dir="data", workers=2)
 """

@@ -330,8 +330,7 @@ def smallest(found: Findings) -> list[str]:
 
 
 def landscape(found: Landscape, to_keep: Threshold | None) -> list[str]:
-    """How the best learning rate grows with the batch size; and where the accuracy is lost, whether it is the linear
-    rule that breaks or the batch size."""
+    """How the best learning rate grows with the batch size; and which breaks, the linear rule or the batch size."""
     if found.exponent is None:
         said = [f"How the best learning rate grows with the batch size is undetermined: {together(found.reasons)}."]
     else:
@@ -342,6 +341,12 @@ def landscape(found: Landscape, to_keep: Threshold | None) -> list[str]:
             f"rule 0.5.",
             *(sentence(f"{reason}; the exponent rests on the other batch sizes") for reason in found.reasons),
         ]
+    return [*said, *rule_or_size(found, to_keep)]
+
+
+def rule_or_size(found: Landscape, to_keep: Threshold | None) -> list[str]:
+    """Where the accuracy is lost, whether it is the linear rule that breaks or the batch size."""
+    said = []
     above = [row for row in found.best.itertuples() if row.batch_size > found.reference_batch_size]
     ruled = [(row, cell) for row in above if (cell := found.at_rule(row.batch_size, "linear")) is not None]
 

@@ -241,9 +241,9 @@ def test_in_sentences():
         "From 8 to 2048 images the best learning rate grows as B^0.50 (95 % interval 0.50 to 0.50); the exponent of "
         "the linear rule is 1, that of the square-root rule 0.5.",
         "At 32 the rate of the linear rule is within 1 point of the best rate tried.",
-        "At 128 the linear rule reaches 79.0 %, and 0.25 times its rate, the best tried, 80.0 %.",
-        "At 512 the linear rule reaches 77.5 %, and 0.125 times its rate, the best tried, 80.0 %.",
-        "At 2048 the linear rule diverges, and 0.0625 times its rate, the best tried, 60.0 %.",
+        "At 128 the linear rule reaches 79.0 %, and 1/4 of its rate, the best tried, 80.0 %.",
+        "At 512 the linear rule reaches 77.5 %, and 1/8 of its rate, the best tried, 80.0 %.",
+        "At 2048 the linear rule diverges, and 1/16 of its rate, the best tried, 60.0 %.",
         "At 128 and 512 the best rate keeps the accuracy and the linear rule loses it: there the rule breaks, and "
         "not the batch size.",
         "At 2048 no rate tried keeps the accuracy: there the batch size itself is too large.",

@@ -359,9 +359,11 @@ def rule_or_size(found: Landscape, to_keep: Threshold | None) -> list[str]:
     for row, cell in ruled:
         if row.batch_size not in close:
             lost = "diverges" if cell["diverged"] else f"reaches {percent(cell['accuracy'])}"
+            ratio = row.learning_rate / cell["learning_rate"]
+            part = f"{number(ratio)} times" if ratio >= 1 else f"1/{number(1 / ratio)} of"
             said.append(
-                f"At {row.batch_size} the linear rule {lost}, and {number(row.learning_rate / cell['learning_rate'])} "
-                f"times its rate, the best tried, {percent(row.accuracy)}."
+                f"At {row.batch_size} the linear rule {lost}, and {part} its rate, the best tried, "
+                f"{percent(row.accuracy)}."
             )
     if to_keep is not None:
         kept = [row.batch_size for row in above if at_least(row.accuracy, to_keep.accuracy)]

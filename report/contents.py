@@ -84,7 +84,6 @@ def contents(found: Findings) -> dict:
         "effects": sentences.effects(found),
         "landscape": [] if found.landscape is None else sentences.landscape(found.landscape, found.threshold),
         "updates": [*sentences.updates(found), *sentences.at_threshold(found)],
-        "noise_scales": sentences.noise_scales(found),
         "breaking_points": sentences.breaking_points(found),
         "verdicts": verdicts(found),
         "open": list(map(list, summary.reasons(found))),

@@ -777,6 +777,16 @@ def test_frontier_joins_and_names_what_is_worth_choosing():
     assert {line.get_alpha() for line in ax.get_lines() if list(line.get_xdata()) == [2.0, 3.0]} == {0.3}
 
 
+def test_powers_of_two_are_named():
+    """The sizes that a search adds between them have small ticks alone."""
+    _, ax = plt.subplots(figsize=(3.2, 4))
+    sizes = [2, 7, 8, 13, 23, 27, 64, 512, 736, 4096]
+    plots.against_batch_size(
+        ax, findings.analyse(Study.of(table(*[("mine", size, 0, [0.2]) for size in sizes]))), "accuracy"
+    )
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["2", "64", "512", "4096"]
+
+
 def test_of_very_many_batch_sizes_some_are_drawn():
     """From the smallest to the largest, and the axis says how many; numbers on an axis keep a distance."""
     sizes = range(2, 302)

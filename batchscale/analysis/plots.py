@@ -887,7 +887,8 @@ def _log2_axis(ax: Axes, batch_sizes: Iterable[int]) -> None:
 
 
 class _Apart(FixedLocator):
-    """Of these sizes, in order, those whose numbers have room beside one another in the axes as they are drawn."""
+    """Of these sizes, in order, those whose numbers have room beside one another in the axes as they are drawn. Among
+    three or more powers of two no others have numbers: these are the sizes that a search adds."""
 
     def __call__(self) -> list[int]:
         ax, sizes = self.axis.axes, [int(size) for size in self.locs]
@@ -895,9 +896,11 @@ class _Apart(FixedLocator):
             return []
         size = FontProperties(size=mpl.rcParams["xtick.labelsize"]).get_size_in_points() * ax.figure.dpi / 72
         room = 0.64 * size * (max(len(str(each)) for each in sizes) + 0.7)
-        places = ax.transData.transform([(each, 1) for each in sizes])[:, 0]
+        powers = [each for each in sizes if each.bit_count() == 1]
+        named = powers if len(powers) >= 3 else sizes
+        places = ax.transData.transform([(each, 1) for each in named])[:, 0]
         kept = [0]
-        for place in range(1, len(sizes)):
+        for place in range(1, len(named)):
             if places[place] - places[kept[-1]] >= room:
                 kept.append(place)
-        return [sizes[place] for place in kept]
+        return [named[place] for place in kept]

@@ -15,7 +15,7 @@ import synthetic
 import typst
 from conftest import FIRST_EDITION, PROJECT
 
-from batchscale.analysis import words
+from batchscale.analysis import sentences, words
 from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
 from batchscale.analysis.findings import Findings, NoiseScale, ToTarget, analyse
 from batchscale.analysis.words import interval, verdict_size
@@ -155,7 +155,6 @@ CASES = {
             "of which the study has 2. After that, the study keeps the rate constant.",
             "Some records have no column updates",
             "are not recorded",
-            "The gradient noise scale was not measured",
         ],
     ),
     "own names": (own_names, [*ODD_NAMES, *(f"“{name}”" for name in ODD_NAMES[:-1]), f"“{SHORT}”"]),
@@ -453,7 +452,7 @@ def test_other_records_say_something_else():
     ours, theirs = said_of(SMALL), said_of(swapped)
     same = {key for key in ours if ours[key] == theirs[key]}
     assert same >= {"built_from", "provenance", "settings", "modes", "study"}
-    results = {"abstract", "threshold", "accuracy", "accuracies", "effects", "updates", "noise_scales", "verdicts"}
+    results = {"abstract", "threshold", "accuracy", "accuracies", "effects", "updates", "verdicts"}
     assert not same & (results | {"breaking_points", "time", "frontier", "discussion"})
     assert ours["effects"][0].startswith("Scaling raises the accuracy by")
     assert any(sentence.startswith("Gradual warm-up lowers the accuracy by") for sentence in theirs["effects"])
@@ -547,7 +546,7 @@ def test_sentences_on_known_verdicts(three_rules):
     assert said["accuracy"][1].startswith(
         f"Under {RULES[SCALED]} the accuracy falls below the threshold at 256 (95 % interval 128–512), between 256 ("
     )
-    assert [where.split()[-8] for where in said["noise_scales"]] == ["below", "above", "within"]
+    assert [where.split()[-8] for where in sentences.noise_scales(three_rules)] == ["below", "above", "within"]
     assert said["time"][0] == "Under the base rate not all runs reach the target at any batch size from 8 to 1024."
     assert said["time"][1].endswith("is reached soonest at 1024, in 31.5 s, compared with 60 s at 128.")
     assert said["updates"][0] == (
@@ -577,7 +576,7 @@ def test_noise_scales_that_were_not_always_measurable(three_rules):
     noise = three_rules.modes[SCALED].noise_scale
     found = but(three_rules, SCALED, noise_scale=replace(noise, high=None, measured=37))
     found = but(found, WARM, noise_scale=replace(noise, median=None, high=None, measured=19))
-    assert contents(found)["noise_scales"][1:] == [
+    assert sentences.noise_scales(found)[1:] == [
         f"Under {RULES[SCALED]} the gradient noise scale has a median of 300 images and ranges from 50 upwards over "
         "the epochs and runs; it was not measurable in 3 of 40 epochs; the median lies above the interval of the "
         "critical batch size.",
@@ -681,7 +680,7 @@ def test_times_of_another_device_are_left_out():
     at = found.frontier.set_index(["experiment", "batch_size"]).loc[("scaled_lr", 1024)]
     assert at["seeds"] == 1
     assert at["running_time"] > 1
-    for part in ("threshold", "accuracy", "accuracies", "effects", "updates", "noise_scales"):
+    for part in ("threshold", "accuracy", "accuracies", "effects", "updates"):
         assert said[part] == mixed[part]
 
 

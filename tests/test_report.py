@@ -155,6 +155,7 @@ CASES = {
             "of which the study has 2. After that, the study keeps the rate constant.",
             "Some records have no column updates",
             "are not recorded",
+            "undetermined or not measured",
         ],
     ),
     "own names": (own_names, [*ODD_NAMES, *(f"“{name}”" for name in ODD_NAMES[:-1]), f"“{SHORT}”"]),

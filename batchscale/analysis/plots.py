@@ -887,8 +887,8 @@ def _log2_axis(ax: Axes, batch_sizes: Iterable[int]) -> None:
 
 
 class _Apart(FixedLocator):
-    """Of these sizes, in order, those whose numbers have room beside one another in the axes as they are drawn. Among
-    three or more powers of two no others have numbers: these are the sizes that a search adds."""
+    """Of these sizes, in order, those whose numbers have room beside one another in the axes as they are drawn. Where
+    three or more are powers of two, only these have numbers; the others are sizes that a search added."""
 
     def __call__(self) -> list[int]:
         ax, sizes = self.axis.axes, [int(size) for size in self.locs]

@@ -58,7 +58,7 @@ def _headline(found: Findings) -> str:
         *sentences.threshold(found.threshold),
         *(sentences.accuracy(mode, found.threshold) for mode in found.modes.values()),
         *sentences.comparison(found),
-        *([] if found.landscape is None else sentences.rule_or_size(found.landscape, found.threshold)),
+        *sentences.rule_or_size(found),
     ]
     lines = [
         f"![Final accuracy, updates and time to target against batch size, one line per learning-rate rule]({FIGURE})",

@@ -82,7 +82,7 @@ def contents(found: Findings) -> dict:
         "accuracy": accuracies or ["No larger minibatches are recorded."],
         "accuracies": _accuracies(found),
         "effects": sentences.effects(found),
-        "landscape": [] if found.landscape is None else sentences.landscape(found.landscape, found.threshold),
+        "landscape": sentences.landscape(found),
         "updates": [*sentences.updates(found), *sentences.at_threshold(found)],
         "breaking_points": sentences.breaking_points(found),
         "verdicts": verdicts(found),

@@ -1,6 +1,7 @@
 """The learning-rate landscape: best rates, their slope, and the mode "tuned rate", on landscapes of known shape."""
 
 import math
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -120,11 +121,12 @@ def test_cells_and_best_rates_by_hand():
 
 
 def test_a_rate_beside_the_best_that_diverged_leaves_no_peak():
-    found = landscape(rates_of(parabola(1), diverged=[(rate_name(2), 512, 0)]), SMALL)
+    rates = rates_of(parabola(1), diverged=[(rate_name(2), 512, 0)])
+    found = landscape(rates, SMALL)
     assert math.isnan(found.best.set_index("batch_size")["peak"][512])
     assert found.exponent == pytest.approx(1)
     assert str(found.reasons[0]) == "at 512 the rates tried do not enclose the best one"
-    assert sentences.landscape(found, None)[1] == (
+    assert sentences.landscape(findings.analyse(SMALL, rates=rates))[1] == (
         "At 512 the rates tried do not enclose the best one; the exponent rests on the other batch sizes."
     )
 
@@ -235,9 +237,8 @@ def test_in_sentences():
         return parabola(0.5, 0.003)(size, rate) - (0.2 if size == 2048 else 0)
 
     rates = rates_of(truth, factors=(1 / 32, 1 / 16, 0.125, *FACTORS), diverged=[(rate_name(1), 2048, 0)])
-    found = landscape(rates, SMALL)
-    keep = findings.analyse(SMALL).threshold
-    assert sentences.landscape(found, keep) == [
+    found = findings.analyse(SMALL, rates=rates)
+    assert sentences.landscape(found) == [
         "From 8 to 2048 images the best learning rate grows as B^0.50 (95 % interval 0.50 to 0.50); the exponent of "
         "the linear rule is 1, that of the square-root rule 0.5.",
         "At 32 the rate of the linear rule is within 1 point of the best rate tried.",
@@ -248,12 +249,29 @@ def test_in_sentences():
         "not the batch size.",
         "At 2048 no rate tried keeps the accuracy: there the batch size itself is too large.",
     ]
-    assert len(sentences.landscape(found, None)) == 5
+    assert len(sentences.landscape(replace(found, threshold=None))) == 5
+
+
+@pytest.mark.parametrize("loss", [0.0095, 0.0105, 0.0115])
+def test_a_size_within_the_interval_is_not_called_too_large(loss):
+    """At 128 the best rate loses as much as the tolerance: on which side of it, chance decides."""
+    small = study_of({("baseline_small", 8, seed): (0.7985 + 0.0015 * seed, {}) for seed in (0, 1, 2)})
+
+    def truth(size, rate):
+        return parabola(1, 0.003)(size, rate) - {128: loss, 512: 0.2, 2048: 0.5}.get(size, 0)
+
+    found = findings.analyse(small, rates=rates_of(truth))
+    low, high = found.modes[TUNED.name].breaking_points["accuracy"].interval
+    assert 32 < low < 128 < high < 512
+    assert sentences.rule_or_size(found)[-2:] == [
+        "At 128 the records do not tell whether the best rate tried keeps the accuracy.",
+        "At 512 and 2048 no rate tried keeps the accuracy: there the batch size itself is too large.",
+    ]
 
 
 def test_without_a_slope_in_sentences():
-    found = landscape(rates_of(parabola(1), sizes=(8, 32)), SMALL)
-    assert sentences.landscape(found, None)[0] == (
+    found = findings.analyse(SMALL, rates=rates_of(parabola(1), sizes=(8, 32)))
+    assert sentences.landscape(found)[0] == (
         "How the best learning rate grows with the batch size is undetermined: the best rate is enclosed at 2 "
         "batch sizes; three are needed."
     )

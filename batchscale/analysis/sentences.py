@@ -13,7 +13,7 @@ from batchscale.analysis import tables
 from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
 from batchscale.analysis.critical_batch_size import CriticalBatchSize
 from batchscale.analysis.findings import Effect, Findings, ModeFindings
-from batchscale.analysis.landscape import CLOSE, Landscape
+from batchscale.analysis.landscape import CLOSE
 from batchscale.analysis.reasons import together
 from batchscale.analysis.statistics import at_least, first_best
 from batchscale.analysis.threshold import Threshold
@@ -35,7 +35,7 @@ from batchscale.analysis.words import (
     upwards,
 )
 from batchscale.experiment import OPTIMIZERS, Experiment
-from batchscale.modes import REFERENCE, rule_phrase
+from batchscale.modes import REFERENCE, TUNED, rule_phrase
 from batchscale.records.study import Study
 
 MOMENTUM = {"nesterov": "Nesterov momentum", "adamw": "β₁ ="}  # what it is to optimizers to which it is another
@@ -329,26 +329,32 @@ def smallest(found: Findings) -> list[str]:
     return [f"The smallest known breaking point of each rule is {listed(said)}."] if said else []
 
 
-def landscape(found: Landscape, to_keep: Threshold | None) -> list[str]:
+def landscape(found: Findings) -> list[str]:
     """How the best learning rate grows with the batch size; and which breaks, the linear rule or the batch size."""
-    if found.exponent is None:
-        said = [f"How the best learning rate grows with the batch size is undetermined: {together(found.reasons)}."]
+    rates = found.landscape
+    if rates is None:
+        return []
+    if rates.exponent is None:
+        said = [f"How the best learning rate grows with the batch size is undetermined: {together(rates.reasons)}."]
     else:
-        peaks, (low, high) = found.best.dropna(subset="peak")["batch_size"].tolist(), found.interval
+        peaks, (low, high) = rates.best.dropna(subset="peak")["batch_size"].tolist(), rates.interval
         said = [
-            f"From {peaks[0]} to {peaks[-1]} images the best learning rate grows as B^{minus(found.exponent)} (95 % "
+            f"From {peaks[0]} to {peaks[-1]} images the best learning rate grows as B^{minus(rates.exponent)} (95 % "
             f"interval {minus(low)} to {minus(high)}); the exponent of the linear rule is 1, that of the square-root "
             f"rule 0.5.",
-            *(sentence(f"{reason}; the exponent rests on the other batch sizes") for reason in found.reasons),
+            *(sentence(f"{reason}; the exponent rests on the other batch sizes") for reason in rates.reasons),
         ]
-    return [*said, *rule_or_size(found, to_keep)]
+    return [*said, *rule_or_size(found)]
 
 
-def rule_or_size(found: Landscape, to_keep: Threshold | None) -> list[str]:
+def rule_or_size(found: Findings) -> list[str]:
     """Where the accuracy is lost, whether it is the linear rule that breaks or the batch size."""
+    rates, to_keep = found.landscape, found.threshold
+    if rates is None:
+        return []
     said = []
-    above = [row for row in found.best.itertuples() if row.batch_size > found.reference_batch_size]
-    ruled = [(row, cell) for row in above if (cell := found.at_rule(row.batch_size, "linear")) is not None]
+    above = [row for row in rates.best.itertuples() if row.batch_size > rates.reference_batch_size]
+    ruled = [(row, cell) for row in above if (cell := rates.at_rule(row.batch_size, "linear")) is not None]
 
     def reaches(cell: pd.Series, accuracy: float) -> bool:
         return not cell["diverged"] and bool(at_least(cell["accuracy"], accuracy))
@@ -365,20 +371,24 @@ def rule_or_size(found: Landscape, to_keep: Threshold | None) -> list[str]:
                 f"At {row.batch_size} the linear rule {lost}, and {part} its rate, the best tried, "
                 f"{percent(row.accuracy)}."
             )
-    if to_keep is not None:
-        kept = [row.batch_size for row in above if at_least(row.accuracy, to_keep.accuracy)]
-        lacking = [row.batch_size for row, cell in ruled if not reaches(cell, to_keep.accuracy)]
-        rule = [size for size in lacking if size in kept]
-        lost = [row.batch_size for row in above if row.batch_size not in kept]
-        if rule:
-            said.append(
-                f"At {listed(rule)} the best rate keeps the accuracy and the linear rule loses it: there the rule "
-                f"breaks, and not the batch size."
-            )
-        if lost:
-            said.append(
-                f"At {listed(lost)} no rate tried keeps the accuracy: there the batch size itself is too large."
-            )
+    if to_keep is None or TUNED.name not in found.modes:
+        return said
+    point = found.modes[TUNED.name].breaking_points["accuracy"]
+    # Without a second seed there is no interval, and the means decide.
+    low, high = point.between if found.cells["error"].isna().all() else point.interval
+    sizes = [row.batch_size for row in above]
+    kept = [size for size in sizes if low is not None and size <= low]
+    lost = [size for size in sizes if high is not None and size >= high]
+    rule = [row.batch_size for row, cell in ruled if row.batch_size in kept and not reaches(cell, to_keep.accuracy)]
+    if rule:
+        said.append(
+            f"At {listed(rule)} the best rate keeps the accuracy and the linear rule loses it: there the rule "
+            f"breaks, and not the batch size."
+        )
+    if unknown := [size for size in sizes if size not in (*kept, *lost)]:
+        said.append(f"At {listed(unknown)} the records do not tell whether the best rate tried keeps the accuracy.")
+    if lost:
+        said.append(f"At {listed(lost)} no rate tried keeps the accuracy: there the batch size itself is too large.")
     return said
 
 

@@ -50,8 +50,7 @@ def text(found: Findings, width: int = 80) -> str:
     parts += sentences.at_threshold(found)
     for effect in found.effects if found.modes else ():
         parts.append(_effect(effect))
-    if found.landscape is not None:
-        parts += sentences.landscape(found.landscape, found.threshold)
+    parts += sentences.landscape(found)
     best = found.pareto
     if len(best):
         each = [

@@ -29,6 +29,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.transforms import Bbox
 
 from batchscale.analysis.advice import Advice
 from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
@@ -653,31 +654,25 @@ def label_frontier(ax: Axes, found: Findings) -> None:
     numbers overlap, and one that finds no room in the axes is left out. Call it last: where the points are depends on
     legends beside the axes."""
     ax.figure.draw_without_rendering()  # now it is known
-    (west, south), (east, north) = ax.get_window_extent().get_points() * 72 / ax.figure.dpi
-    taken: list[tuple[float, float, float, float]] = []  # left, right, lower and upper end, in points
-    markers = ax.transData.transform(found.pareto[["running_time", "accuracy"]]) * 72 / ax.figure.dpi
+    frame, point = ax.get_window_extent(), ax.figure.dpi / 72
+    markers, taken = ax.transData.transform(found.pareto[["running_time", "accuracy"]]), []
     # The best rate tried may be a run of another mode, which has the same number.
     points = found.pareto.drop_duplicates(["batch_size", "running_time", "accuracy"])
     for row in points.sort_values("accuracy", ascending=False).itertuples():
         at, words = (row.running_time, row.accuracy), f"B = {row.batch_size}"
-        place, height = ax.transData.transform(at) * 72 / ax.figure.dpi
-        half = 0.33 * 8 * len(words)
+        half, (x, y) = 0.33 * 8 * len(words), ax.transData.transform(at)
         beside, above = [(0, 7), (-half - 6, -3), (-half - 6, -14)], [(0, 11 * line + 7) for line in range(1, 30)]
         for aside, up in [*beside, *above]:
-            left, right, low, high = place + aside - half, place + aside + half, height + up - 3, height + up + 8
-            if not (west <= left and right <= east and south <= low and high <= north):
-                continue
-            if any(left < x < right and low < y < high for x, y in markers):
-                continue
-            low = height if (aside, up) in above else low  # the line must be free too
-            if all(left > e or right < w or low >= n or high <= s for w, e, s, n in taken):
+            left, right, low, high = aside - half, aside + half, up - 3, up + 8  # in points from the marker
+            text = Bbox.from_extents(x + point * left, y + point * low, x + point * right, y + point * high)
+            with_line = text if (aside, up) in beside else Bbox.union([text, Bbox.from_extents(text.x0, y, text.x1, y)])
+            is_inside = frame.count_contains(text.corners()) == 4
+            if is_inside and not text.count_contains(markers) and not with_line.count_overlaps(taken):
+                taken.append(with_line)
+                line = None if with_line is text else {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6}
+                where = {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": _INK}
+                ax.annotate(words, at, (aside, up), arrowprops=line, **where).set_in_layout(False)
                 break
-        else:
-            continue
-        taken.append((left, right, low, high))
-        line = {} if (aside, up) in beside else {"arrowprops": {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6}}
-        where = {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": _INK}
-        ax.annotate(words, at, (aside, up), **where, **line).set_in_layout(False)
 
 
 def projection(ax: Axes, mode: ModeProjection | None, names: Iterable[str] = ()) -> None:

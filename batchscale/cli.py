@@ -245,7 +245,7 @@ class Records:
     where: tuple[str, ...] = ()
     """settings of the runs to use, as in width=0.25; default: the largest group of runs with the same settings"""
     target: float | None = None
-    """accuracy, 0-1, that updates and time count to; None: the highest that four sizes of every mode reach"""
+    """accuracy, 0-1, that updates and time count to; None: the highest that enough sizes of every mode reach"""
 
     def study(self):
         """The records, validated and chosen."""

@@ -428,6 +428,8 @@ def numbers_of(found: Findings) -> set[str]:
             known |= set(words.percent(row.accuracy, row.standard_deviation).split()) | {str(row.batch_size)}
             known |= {str(row.diverged), str(row.diverged + row.seeds)}
             known |= {f"{100 * value:.1f}" for value in (row.loss, row.loss_low, row.loss_high)}
+    for effect in found.effects:
+        known |= {f"{100 * abs(value):.1f}" for value in effect.differences["difference"].dropna()}
     of_threshold = (found.threshold.accuracy, found.threshold.best, *found.threshold.interval, found.target)
     return known | {f"{100 * value:.1f}" for value in of_threshold}
 
@@ -537,11 +539,13 @@ def test_sentences_on_known_verdicts(three_rules):
     said = contents(three_rules)
     assert said["discussion"] == [
         f"The intervals of {RULES[SCALED]} and {RULES[WARM]} overlap: the records do not tell which goes further.",
+        "Compared at equal batch sizes and seeds, gradual warm-up raises the accuracy by 2.1 to 5.4 points at 512 and "
+        "1024.",
         "No batch size recorded for the base rate keeps it.",
         f"The smallest known breaking point of each rule is 128 for {RULES[SCALED]} (in time) and 512 for "
         f"{RULES[WARM]} (in updates).",
     ]
-    assert set(said["discussion"][:2]) < set(said["abstract"])
+    assert set(said["discussion"][:3]) < set(said["abstract"])
     assert set(said["accuracy"]) < set(said["abstract"])
     assert said["accuracy"][0].startswith("Already at 128, the smallest recorded, the base rate loses ")
     assert said["accuracy"][1].startswith(

@@ -17,7 +17,7 @@ from test_analysis import NOTHING, table
 from batchscale import schedules
 from batchscale.analysis import projection, sentences, words
 from batchscale.analysis.breaking_point import CURRENCIES, BreakingPoint
-from batchscale.analysis.findings import Findings, ModeFindings, analyse
+from batchscale.analysis.findings import Effect, Findings, ModeFindings, analyse
 from batchscale.analysis.reasons import WORDING, Reason, grouped, together
 from batchscale.analysis.tables import Beginning
 from batchscale.analysis.threshold import Threshold
@@ -192,6 +192,7 @@ PLAUSIBLE = {
     "half": 0.8,
     "whole": 0.9,
     "most": 0.31,
+    "span": 8.0,
 }
 # Where `sizes` is how many.
 NUMBERS = {"too few sizes": 2, "too few peaks": 2, "too few step times": 1, "seeds missing": 3, "answerable": 4}
@@ -244,11 +245,14 @@ def test_things_with_the_same_reasons_share_a_line():
 
 @pytest.mark.parametrize(
     ("sizes", "end"),
-    [(4, "4 batch sizes of every mode reach"), (1, "1 batch size of every mode reach; the fit needs three")],
+    [
+        (4, "the highest accuracy that every mode reaches over a factor of 5.8 in batch size"),
+        (1, "which one mode reaches at 1 batch size; the fit needs three"),
+    ],
 )
 def test_why_this_target(sizes, end):
-    said = str(Reason.of("answerable", target=0.71, sizes=sizes))
-    assert said == f"updates and time count to 71.0 %, the highest accuracy that {end}"
+    said = str(Reason.of("answerable", target=0.71, sizes=sizes, span=46 / 8))
+    assert said == f"updates and time count to 71.0 %, {end}"
 
 
 def test_settings_in_one_line():
@@ -475,14 +479,14 @@ OPEN = (None, None, None, (LARGEST, None))
 FAILS = (None, None, 128.0, (None, 128))
 
 
-def compared(*points: tuple | None, has_threshold: bool = True) -> list[str]:
+def compared(*points: tuple | None, has_threshold: bool = True, effects: tuple[Effect, ...] = ()) -> list[str]:
     """What is said of the modes of the study, each with (estimate, low, high); None: it has no finished run."""
     table, of_modes = losses(KEPT), {}
     for mode, point in zip((BASE, SCALED, WARM), points, strict=False):
         found = BreakingPoint(*(point or (None,)))
         of_modes[mode.name] = findings_of(mode, table if point else table.iloc[:0], accuracy=found)
     threshold = THRESHOLD if has_threshold else None
-    return sentences.comparison(dataclasses.replace(FOUND, modes=of_modes, threshold=threshold))
+    return sentences.comparison(dataclasses.replace(FOUND, modes=of_modes, threshold=threshold, effects=effects))
 
 
 class TestComparison:
@@ -491,6 +495,21 @@ class TestComparison:
             "The intervals of the base rate and the linear rule without warm-up overlap: the records do not tell which "
             "goes further."
         ]
+
+    def test_paired_runs_tell_more_than_overlapping_intervals(self):
+        """Pairs share the noise of their seeds. Neither modes behind nor differences that may be zero are named."""
+        rows = [(128, 0.004, -0.002, 0.01), (256, 0.009, 0.002, 0.016), (512, 0.015, 0.004, 0.026)]
+        differences = pd.DataFrame(rows, columns=["batch_size", "difference", "low", "high"])
+        adds = Effect("gradual warm-up", WARM, SCALED, differences, None)
+        level = (512, 256, 512), (512, 256, 512)
+        _, paired, behind = compared((64, 64, 64), *level, effects=(adds, dataclasses.replace(adds, over=BASE)))
+        assert paired == (
+            "Compared at equal batch sizes and seeds, gradual warm-up raises the accuracy by 0.9 to 1.5 points at 256 "
+            "and 512."
+        )
+        assert behind.endswith("goes further than the base rate.")
+        unsure = dataclasses.replace(adds, differences=differences[:1])
+        assert len(compared(None, *level, effects=(unsure,))) == 1
 
     def test_an_interval_that_is_open_below_overlaps_what_it_reaches(self):
         (said,) = compared((128, 128, 128), (256, None, 512))

@@ -358,6 +358,7 @@ def beginning(
 
 _STEP, _STEPS = 0.01, 30  # of targets that are tried, downwards from the threshold
 _ENOUGH = 4  # batch sizes of a mode: a fit of two parameters then has two degrees of freedom
+_SPAN = 8  # largest over smallest of them: a shorter piece of the curve does not determine its bend
 
 
 def answerable_target(
@@ -365,40 +366,54 @@ def answerable_target(
 ) -> tuple[float | None, Reason | None]:
     """The highest accuracy that runs of enough batch sizes reach in every mode, and why it is that one.
 
-    Enough are four batch sizes all of whose runs reach it after their first recorded epoch, or all of a mode that has
-    fewer. Tried are the threshold, the accuracies one point apart below it, and targets of tables of results. Where
-    none is reached by enough, it is the one that most batch sizes reach in the mode that has fewest. Where tables of
-    results give every mode a goal of its own, it is None, and each mode counts to its own.
+    Enough are four batch sizes over a factor of eight, or all of a mode that has fewer or over a smaller factor; all of
+    their runs reach it after their first recorded epoch. The factor keeps the target where it is when runs are added
+    at batch sizes in between. Tried are the threshold, the accuracies one point apart below it, and targets of tables
+    of results. Where none is reached by enough, it is the one that most batch sizes reach in the mode that has fewest.
+    Where tables of results give every mode a goal of its own, it is None, and each mode counts to its own.
     """
     if found is None and study.goals.empty:
         return None, None
     given = sorted(set(study.goals["target"]), reverse=True)
     steps = [] if found is None else [math.floor(100 * found.accuracy - step) / 100 for step in range(_STEPS)]
     tried = given or [found.accuracy, *(step for step in steps if _STEP <= step < found.accuracy)]
-    counts = {}
+    reached: dict[float, list[list[int]]] = {}
     for target in tried:
         runs = tables.to_target(study, target)
-        sizes = {name: _sizes_reaching(runs, study.modes[name], begin) for name, begin in curves.items()}
-        reaching = [reached for reached, _ in sizes.values()]
-        counts[target] = min(reaching, default=0)
-        if sizes and all(reached >= min(_ENOUGH, of) for reached, of in sizes.values()):
+        sizes = [_sizes_reaching(runs, study.modes[name], begin) for name, begin in curves.items()]
+        reached[target] = [reaching for reaching, _ in sizes]
+        if sizes and all(_is_enough(reaching, every) for reaching, every in sizes):
             break
-    target = max(counts, key=lambda each: (min(counts[each], _ENOUGH), each))
+    else:
+        target = max(tried, key=lambda each: (min(_fewest(reached[each]), _ENOUGH), each))
     if found is not None and target == found.accuracy:
         return target, None
-    if given and counts[target] == 0:
+    if given and _fewest(reached[target]) == 0:
         return None, Reason.of("own goals", goals=tuple(tables.own_goals(study).items()))
     if given:
         return target, Reason.of("goal", target=target, others=[each for each in given if each != target])
-    return target, Reason.of("answerable", target=target, sizes=counts[target])
+    span = min(map(_span, reached[target]), default=1)
+    return target, Reason.of("answerable", target=target, sizes=_fewest(reached[target]), span=span)
 
 
-def _sizes_reaching(runs: pd.DataFrame, mode: Mode, begin: Beginning) -> tuple[int, int]:
-    """Of how many batch sizes all runs reach the target after their first epoch, and the number of batch sizes."""
+def _sizes_reaching(runs: pd.DataFrame, mode: Mode, begin: Beginning) -> tuple[list[int], list[int]]:
+    """Batch sizes all of whose runs reach the target after their first epoch, and all batch sizes."""
     exact = (
         tables.curve(runs, mode, begin).groupby("batch_size")["censored"].agg(lambda of_size: (of_size == "no").all())
     )
-    return sum(map(bool, exact)), len(exact)
+    return list(exact.index[exact.astype(bool)]), list(exact.index)
+
+
+def _is_enough(reaching: list[int], every: list[int]) -> bool:
+    return len(reaching) >= min(_ENOUGH, len(every)) and _span(reaching) >= min(_SPAN, _span(every))
+
+
+def _fewest(reached: list[list[int]]) -> int:
+    return min(map(len, reached), default=0)
+
+
+def _span(sizes: list[int]) -> float:
+    return max(sizes, default=1) / min(sizes, default=1)
 
 
 def to_target(

@@ -144,9 +144,13 @@ WORDING: dict[str, Callable[..., str]] = {
         f"no mode is called baseline_small; the reference is {listed(names)}, with the smallest batch size, {size} "
         f"(--reference names another)"
     ),
-    "answerable": lambda target, sizes: (
-        f"updates and time count to {goal(target)}, the highest accuracy that {count(sizes, 'batch size')} of every "
-        f"mode reach" + ("" if sizes >= 3 else "; the fit needs three")
+    "answerable": lambda target, sizes, span: (
+        f"updates and time count to {goal(target)}, "
+        + (
+            f"the highest accuracy that every mode reaches over a factor of {images(span)} in batch size"
+            if sizes >= 3
+            else f"which one mode reaches at {count(sizes, 'batch size')}; the fit needs three"
+        )
     ),
     "goal": lambda target, others: (
         f"updates count to {goal(target)}"

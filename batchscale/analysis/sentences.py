@@ -4,7 +4,6 @@ A sentence that the records do not bear out is not written. Rules whose interval
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -187,6 +186,9 @@ def comparison(found: Findings) -> list[str]:
         rules, intervals = listed([phrase[name] for name in level]), [_has_interval(known[name]) for name in level]
         why = "overlap" if all(intervals) else "are unknown" if not any(intervals) else "are in part unknown"
         sentences.append(f"The intervals of {rules} {why}: the records do not tell which goes further.")
+        paired = [effect for effect in found.effects if {effect.of.name, effect.over.name} <= set(level)]
+        for effect in paired:
+            sentences += [f"Compared at equal batch sizes and seeds, {said}." for said in _decided(effect)]
     elif len(known) == 1:
         sentences.append(sentence(f"{phrase[level[0]]} keeps the accuracy {_kept(known[level[0]])}"))
     behind: dict[str, list[str]] = {}
@@ -446,20 +448,7 @@ def _effect(effect: Effect) -> list[str]:
         what = f"what {name} adds ({effect.of.label} minus {effect.over.label}) is undetermined"
         reason = effect.reason or table["reason"].iloc[0]
         return [sentence(f"{what}: {reason}")]
-    kinds: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
-        "raises": lambda rows: rows["low"] > 0,
-        "lowers": lambda rows: rows["high"] < 0,
-    }
-    sentences = []
-    for verb, is_kind in kinds.items():
-        rows = known[is_kind(known)]
-        if len(rows):
-            amounts = (100 * rows["difference"]).abs()
-            least, most = f"{amounts.min():.1f}", f"{amounts.max():.1f}"
-            by = least if least == most else f"{least} to {most}"
-            sentences.append(
-                sentence(f"{name} {verb} the accuracy by {by} points {sizes_at(rows['batch_size'], all_sizes)}")
-            )
+    sentences = [sentence(said) for said in _decided(effect)]
     plain = known[known["low"].isna()]
     if len(plain):
         shown = listed([f"{points(row.difference)} at {row.batch_size}" for row in plain.itertuples()])
@@ -473,6 +462,20 @@ def _effect(effect: Effect) -> list[str]:
         at = sizes_at(unpaired["batch_size"], all_sizes)
         sentences.append(sentence(f"{at} no equal seeds tell what {name} adds"))
     return sentences
+
+
+def _decided(effect: Effect) -> list[str]:
+    """Where the interval of the paired difference excludes zero."""
+    table = effect.differences
+    phrases = []
+    for verb, rows in {"raises": table[table["low"] > 0], "lowers": table[table["high"] < 0]}.items():
+        if len(rows):
+            amounts = (100 * rows["difference"]).abs()
+            least, most = f"{amounts.min():.1f}", f"{amounts.max():.1f}"
+            by = least if least == most else f"{least} to {most}"
+            where = sizes_at(rows["batch_size"], table["batch_size"].tolist())
+            phrases.append(f"{effect.name} {verb} the accuracy by {by} points {where}")
+    return phrases
 
 
 def _accuracy(row: pd.Series) -> str:

@@ -85,10 +85,11 @@ def prepare(data_dir: Path, folder: Path, found: Findings | None = None) -> Path
     targets = [*lower, found.to_target, *known] if found.target is not None else []
     said = contents(found)
     said |= {"digest": study.digest, "figures": [], "targets": several_targets(targets, found.study)}
-    noted = advice.read(data_dir)
-    said["predicted"] = [] if noted is None else predicted(found, noted)
-    others = {f"{study.folder}/{name}": read(data_dir / name) for name in beside_folders(data_dir)}
-    said["beside"] = beside(others)
+    others = {name: read(data_dir / name) for name in beside_folders(data_dir)}
+    said["beside"] = beside({f"{study.folder}/{name}": of for name, of in others.items()})
+    said["predicted"] = [
+        row for name, of in {"": found, **others}.items() for row in predicted(of, advice.read(data_dir / name), name)
+    ]
     said["rates"] = None if found.landscape is None else digest(data_dir / LANDSCAPE)
     # What somebody wrote about certain records is not printed about others.
     said["is_discussed"] = study.digest in (HERE / DISCUSSION).read_text(encoding="utf-8").splitlines()[0]

@@ -134,16 +134,17 @@ def beside(others: Mapping[str, Findings]) -> list[dict]:
     return sections
 
 
-def predicted(found: Findings, advice: dict) -> list[list]:
+def predicted(found: Findings, advice: dict | None, folder: str = "") -> list[list]:
     """What `advise` predicted beside what was measured: label, value and interval of the breaking point in accuracy of
     both, and the cost of the prediction as a share of the training time of the runs that measured it.
 
     Args:
         found: of the records.
         advice: of `records.advice.read`.
+        folder: of the records, to be named with the label; empty: the label stands alone.
     """
     rows = []
-    for name, mode in found.modes.items():
+    for name, mode in found.modes.items() if advice is not None else ():
         rule = advice["rules"].get(mode.mode.lr_scaling)
         if rule is None:
             continue
@@ -154,7 +155,8 @@ def predicted(found: Findings, advice: dict) -> list[list]:
         ]
         seconds = found.epochs_of(name).groupby(RUN)["running_time"].max().sum()
         cost = f"{100 * advice['seconds'] / seconds:.1f} %" if seconds > 0 else UNDETERMINED
-        rows.append([mode.mode.label, guess, _estimate(mode.breaking_points["accuracy"]), cost])
+        label = f"{mode.mode.label} ({folder})" if folder else mode.mode.label
+        rows.append([label, guess, _estimate(mode.breaking_points["accuracy"]), cost])
     return rows
 
 

@@ -247,7 +247,7 @@ def test_in_sentences():
         "At 2048 the linear rule diverges, and 1/16 of its rate, the best tried, 60.0 %.",
         "At 128 and 512 the best rate keeps the accuracy and the linear rule loses it: there the rule breaks, and "
         "not the batch size.",
-        "At 2048 no rate tried keeps the accuracy: there the batch size itself is too large.",
+        "At 2048 no rate tried keeps the accuracy: there the batch size itself is too large for this optimizer.",
     ]
     assert len(sentences.landscape(replace(found, threshold=None))) == 5
 
@@ -265,7 +265,8 @@ def test_a_size_within_the_interval_is_not_called_too_large(loss):
     assert 32 < low < 128 < high < 512
     assert sentences.rule_or_size(found)[-2:] == [
         "At 128 the records do not tell whether the best rate tried keeps the accuracy.",
-        "At 512 and 2048 no rate tried keeps the accuracy: there the batch size itself is too large.",
+        "At 512 and 2048 no rate tried keeps the accuracy: there the batch size itself is too large for this "
+        "optimizer.",
     ]
 
 

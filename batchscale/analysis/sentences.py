@@ -390,7 +390,10 @@ def rule_or_size(found: Findings) -> list[str]:
     if unknown := [size for size in sizes if size not in (*kept, *lost)]:
         said.append(f"At {listed(unknown)} the records do not tell whether the best rate tried keeps the accuracy.")
     if lost:
-        said.append(f"At {listed(lost)} no rate tried keeps the accuracy: there the batch size itself is too large.")
+        said.append(
+            f"At {listed(lost)} no rate tried keeps the accuracy: there the batch size itself is too large for this "
+            f"optimizer."
+        )
     return said
 
 

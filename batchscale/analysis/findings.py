@@ -102,7 +102,7 @@ class ModeFindings:
         breaking_points: by currency: accuracy, updates, time.
         critical: the fit to the curve.
         regimes: slopes between neighbouring batch sizes, see `tables.local_slopes`.
-        noise_scale: over all epochs of its runs; None where it was not measured.
+        noise_scale: on the way to the target, as the critical batch size is; None where it was not measured there.
     """
 
     mode: Mode
@@ -457,7 +457,6 @@ def _mode(
     begin: Beginning,
 ) -> ModeFindings:
     rows, smaller, point = _in_accuracy(mode, study, finals, cells, found, begin)
-    noise = tables.noise_scales(study.epochs[study.epochs["experiment"] == mode.name])
     return ModeFindings(
         mode=mode,
         beginning=begin,
@@ -471,7 +470,7 @@ def _mode(
         },
         critical=at.critical[mode.name],
         regimes=tables.local_slopes(at.curves[mode.name]),
-        noise_scale=NoiseScale.of(noise),
+        noise_scale=at.noise_scales[mode.name],
     )
 
 

@@ -568,8 +568,8 @@ def landscape(ax: Axes, found: Landscape) -> None:
 def noise_scales(ax: Axes, found: Findings) -> None:
     """Fitted critical batch size (filled, interval as a bar) beside the gradient noise scale (open, range as a line).
 
-    The noise scale is the median of the runs' medians; its range is over all epochs and runs, and ends in a triangle
-    where it was not measurable in some. What is missing is said in its place.
+    The noise scale is the median of the runs' medians on the way to the target; its range is over those epochs, and it
+    ends in a triangle where it was not measurable in some. What is missing is said in its place.
     """
     names = list(found.modes)
     fits = [mode.critical for mode in found.modes.values() if mode.critical.estimate is not None]

@@ -263,8 +263,8 @@ def at_threshold(found: Findings) -> list[str]:
 
 
 def noise_scales(found: Findings) -> list[str]:
-    """The gradient noise scales, and how they compare with the critical batch sizes."""
-    sentences, missing = [], []
+    """The gradient noise scales on the way to the target, and how they compare with the critical batch sizes."""
+    sentences, missing, way = [], [], epochs_before(found.target)
     for mode in found.modes.values():
         noise, fit, phrase = mode.noise_scale, mode.critical, mode.mode.phrase
         if noise is None:
@@ -283,12 +283,17 @@ def noise_scales(found: Findings) -> list[str]:
             beside += f"; the median lies {where} the interval of the critical batch size"
         sentences.append(
             f"Under {phrase} the gradient noise scale has a median of {count(noise.median, 'image')} and ranges from "
-            f"{upwards(noise.low, noise.high)} over the epochs and runs{beside}."
+            f"{upwards(noise.low, noise.high)} over {way}{beside}."
         )
     if missing:
         whom = f" under {listed(missing)}" if sentences else ""
-        sentences.append(f"The gradient noise scale was not measured{whom}.")
+        sentences.append(f"The gradient noise scale was not measured in {way}{whom}.")
     return sentences
+
+
+def epochs_before(target: float | None) -> str:
+    """The epochs on the way to a target, whose noise scales count: `the epochs that end below 72.0 %`."""
+    return "the epochs" if target is None else f"the epochs that end below {goal(target)}"
 
 
 def breaking_points(found: Findings) -> list[str]:

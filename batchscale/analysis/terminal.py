@@ -168,7 +168,8 @@ def _mode(mode: ModeFindings, found: Findings) -> list[str]:
     if noise is not None:
         middle = "no median" if noise.median is None else f"median {count(noise.median, 'image')}"
         also = f"; {together(noise.reasons)}" if noise.reasons else ""
-        parts.append(f"  - noise scale: {middle}, from {upwards(noise.low, noise.high)} over epochs and runs{also}")
+        spread = f"from {upwards(noise.low, noise.high)} over {sentences.epochs_before(found.target)}"
+        parts.append(f"  - noise scale: {middle}, {spread}{also}")
     return parts
 
 

@@ -58,7 +58,7 @@ def _headline(found: Findings) -> str:
         *sentences.threshold(found.threshold),
         *(sentences.accuracy(mode, found.threshold) for mode in found.modes.values()),
         *sentences.comparison(found),
-        *sentences.rule_or_size(found),
+        *sentences.landscape(found),
     ]
     lines = [
         f"![Final accuracy, updates and time to target against batch size, one line per learning-rate rule]({FIGURE})",

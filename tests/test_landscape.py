@@ -98,7 +98,7 @@ def test_cells_and_best_rates_by_hand():
         for rate, accuracy in table.items()
         for seed in (0, 1)
     }
-    rising = {(f"base_lr_{rate:g}", 8, 0): (100 * rate, {"base_lr": rate}) for rate in (0.001, 0.002, 0.004)}
+    rising = {(f"base_lr_{rate:g}", 8, 0): (0.76 + 10 * rate, {"base_lr": rate}) for rate in (0.001, 0.002, 0.004)}
     few = {(f"base_lr_{rate:g}", 64, 0): (0.5, {"base_lr": rate}) for rate in (0.001, 0.002)}
     found = landscape(study_of(runs | rising | few, diverged=[("base_lr_0.008", 32, 1)]), SMALL)
     cells = found.cells.set_index(["batch_size", "learning_rate"])
@@ -118,6 +118,19 @@ def test_cells_and_best_rates_by_hand():
     assert math.isnan(of_8["peak"])
     assert found.exponent is None
     assert [reason.kind for reason in found.reasons] == ["best at the edge", "too few peaks"]
+
+
+@pytest.mark.parametrize(("loss", "fitted"), [(0.049, (8, 32, 128, 512, 2048)), (0.051, (8, 32, 128, 512))])
+def test_where_every_rate_fails_the_best_of_them_says_nothing(loss, fitted):
+    """At 2048 the best rate is a sixteenth of that of the line through the others."""
+
+    def truth(size, rate):
+        return parabola(1)(size, rate * 16) - loss if size == 2048 else parabola(1)(size, rate)
+
+    found = landscape(rates_of(truth, factors=(1 / 32, 1 / 16, 0.125, *FACTORS)), SMALL)
+    assert found.fitted == fitted
+    assert (found.exponent == pytest.approx(1)) == (2048 not in fitted)
+    assert [reason.kind for reason in found.reasons] == ([] if 2048 in fitted else ["every rate fails"])
 
 
 def test_a_rate_beside_the_best_that_diverged_leaves_no_peak():
@@ -239,8 +252,9 @@ def test_in_sentences():
     rates = rates_of(truth, factors=(1 / 32, 1 / 16, 0.125, *FACTORS), diverged=[(rate_name(1), 2048, 0)])
     found = findings.analyse(SMALL, rates=rates)
     assert sentences.landscape(found) == [
-        "From 8 to 2048 images the best learning rate grows as B^0.50 (95 % interval 0.50 to 0.50); the exponent of "
+        "From 8 to 512 images the best learning rate grows as B^0.50 (95 % interval 0.50 to 0.50); the exponent of "
         "the linear rule is 1, that of the square-root rule 0.5.",
+        "At 2048 the best rate tried loses more than 5 points; the exponent rests on the other batch sizes.",
         "At 32 the rate of the linear rule is within 1 point of the best rate tried.",
         "At 128 the linear rule reaches 79.0 %, and 1/4 of its rate, the best tried, 80.0 %.",
         "At 512 the linear rule reaches 77.5 %, and 1/8 of its rate, the best tried, 80.0 %.",
@@ -249,7 +263,7 @@ def test_in_sentences():
         "not the batch size.",
         "At 2048 no rate tried keeps the accuracy: there the batch size itself is too large for this optimizer.",
     ]
-    assert len(sentences.landscape(replace(found, threshold=None))) == 5
+    assert len(sentences.landscape(replace(found, threshold=None))) == 6
 
 
 @pytest.mark.parametrize("loss", [0.0095, 0.0105, 0.0115])

@@ -583,8 +583,8 @@ def test_noise_scales_that_were_not_always_measurable(three_rules):
     found = but(found, WARM, noise_scale=replace(noise, median=None, high=None, measured=19))
     assert sentences.noise_scales(found)[1:] == [
         f"Under {RULES[SCALED]} the gradient noise scale has a median of 300 images and ranges from 50 upwards over "
-        "the epochs that end below 66.0 %; it was not measurable in 3 of 40 epochs; the median lies above the interval of the "
-        "critical batch size.",
+        "the epochs that end below 66.0 %; it was not measurable in 3 of 40 epochs; the median lies above the interval "
+        "of the critical batch size.",
         f"Under {RULES[WARM]} the gradient noise scale has no median; it was not measurable in 21 of 40 epochs, where "
         "the noise hides the gradient; the smallest measured is 50 images.",
     ]

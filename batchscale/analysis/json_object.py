@@ -173,6 +173,7 @@ def _landscape(found: Landscape) -> dict:
         "low": low,
         "high": high,
         "reason": together(found.reasons),
+        "fitted": found.fitted,
         "best": found.best.to_dict("records"),
         "cells": found.cells.to_dict("records"),
     }

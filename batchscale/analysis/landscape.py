@@ -27,6 +27,7 @@ from batchscale.schedules import LRScaling, scaling_factor
 _LEAST_RATES = 3  # at a batch size; the best of fewer says nothing
 _LEAST_SIZES = 3  # for a slope with an interval
 CLOSE = 0.01  # loss of accuracy up to which a rate is about as good as the best
+_FAILS = 0.05  # loss of accuracy at the best rate beyond which that rate says nothing about scaling
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +42,10 @@ class Landscape:
             and `high` are the lowest and the highest rate tried that lose a point at most. `peak` is the rate at the
             top of the parabola through the best accuracy and the two beside it, over the logarithm of the rate; NaN
             where the best rate is the lowest or highest tried, or a run beside it diverged.
-        exponent: p of peak ∝ B^p, by least squares on logarithmic axes; None where fewer than three batch sizes have a
-            peak.
+        fitted: batch sizes with a peak, at which the best rate loses no more than `_FAILS` to the best of all cells.
+            Where every rate fails, the best of them is the one that fails least, and follows no rule.
+        exponent: p of peak ∝ B^p over these, by least squares on logarithmic axes; None where they are fewer than
+            three.
         interval: its 95 % interval, from the scatter about the line; Student's t.
         level: rate of the fitted line at a batch size of 1.
         tuned: the runs at the best rates above the reference batch size, as runs of the mode `modes.TUNED`.
@@ -53,6 +56,7 @@ class Landscape:
 
     cells: pd.DataFrame
     best: pd.DataFrame
+    fitted: tuple[int, ...]
     exponent: float | None
     interval: tuple[float, float]
     level: float
@@ -101,7 +105,11 @@ def landscape(rates: Study, study: Study, final_epochs: int = 1) -> Landscape | 
     chosen = runs.merge(best[best["batch_size"] > reference][["batch_size", "learning_rate"]])
     tuned = [_as_tuned(each, chosen[chosen["source"] == place], base_lr) for place, each in enumerate(sources)]
     taken = frozenset(chosen.loc[chosen["source"] == 0, RUN].itertuples(index=False, name=None))
-    return Landscape(cells, best, *_slope(best), _together(*tuned), taken, base_lr, reference, _reasons(best))
+    works = at_least(best["accuracy"], best["accuracy"].max() - _FAILS)
+    known = best[works & best["peak"].notna()]
+    fitted = tuple(known["batch_size"].tolist())
+    reasons = _reasons(best, works)
+    return Landscape(cells, best, fitted, *_slope(known), _together(*tuned), taken, base_lr, reference, reasons)
 
 
 def with_tuned(study: Study, found: Landscape) -> Study:
@@ -169,9 +177,8 @@ def _peak(accuracies: pd.Series, rate: float) -> float:
     return float(rate * np.exp(-slope / (2 * curvature))) if curvature < 0 else float(rate)
 
 
-def _slope(best: pd.DataFrame) -> tuple[float | None, tuple[float, float], float]:
+def _slope(known: pd.DataFrame) -> tuple[float | None, tuple[float, float], float]:
     """Exponent, its interval, and the level of the line through the peaks."""
-    known = best.dropna(subset="peak")
     if len(known) < _LEAST_SIZES:
         return None, (math.nan, math.nan), math.nan
     fit = stats.linregress(np.log(known["batch_size"]), np.log(known["peak"]))
@@ -179,11 +186,15 @@ def _slope(best: pd.DataFrame) -> tuple[float | None, tuple[float, float], float
     return float(fit.slope), (float(fit.slope) - half, float(fit.slope) + half), math.exp(fit.intercept)
 
 
-def _reasons(best: pd.DataFrame) -> tuple[Reason, ...]:
-    without = best.loc[best["peak"].isna(), "batch_size"].tolist()
-    reasons = [Reason.of("best at the edge", sizes=without)] if without else []
-    if len(best) - len(without) < _LEAST_SIZES:
-        reasons.append(Reason.of("too few peaks", sizes=len(best) - len(without)))
+def _reasons(best: pd.DataFrame, works: pd.Series) -> tuple[Reason, ...]:
+    """Why batch sizes are left out of the fit, or why there is none."""
+    failing = best.loc[~works, "batch_size"].tolist()
+    without = best.loc[works & best["peak"].isna(), "batch_size"].tolist()
+    reasons = [Reason.of("every rate fails", sizes=failing, loss=_FAILS)] if failing else []
+    reasons += [Reason.of("best at the edge", sizes=without)] if without else []
+    fitted = len(best) - len(failing) - len(without)
+    if fitted < _LEAST_SIZES:
+        reasons.append(Reason.of("too few peaks", sizes=fitted))
     return tuple(reasons)
 
 

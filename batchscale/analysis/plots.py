@@ -553,7 +553,7 @@ def landscape(ax: Axes, found: Landscape) -> None:
         rates = [found.base_lr * scaling_factor(size, found.reference_batch_size, rule) for size in line]
         ax.plot(line, rates, linewidth=1.5, zorder=3, label=label, **style)
     if found.exponent is not None:
-        (low, high), span = found.interval, np.geomspace(sizes[0], sizes[-1], 50)
+        (low, high), span = found.interval, np.geomspace(found.fitted[0], found.fitted[-1], 50)
         label = f"best rate ∝ B^{minus(found.exponent)} ({minus(low)} to {minus(high)})"
         ax.plot(span, found.level * span**found.exponent, "k--", linewidth=1.5, zorder=3, label=label)
     _log2_axis(ax, sizes)

@@ -113,6 +113,7 @@ WORDING: dict[str, Callable[..., str]] = {
     "no common size": lambda ours, theirs: f"no batch size has finished runs of both {ours} and {theirs}",
     # landscapes
     "best at the edge": lambda sizes: f"at {listed(sizes)} the rates tried do not enclose the best one",
+    "every rate fails": lambda sizes, loss: f"at {listed(sizes)} the best rate tried loses more than {points(loss)}",
     "too few peaks": lambda sizes: f"the best rate is enclosed at {count(sizes, 'batch size')}; three are needed",
     # thresholds
     "one seed": lambda: "one seed: no interval",

@@ -344,11 +344,11 @@ def landscape(found: Findings) -> list[str]:
     if rates.exponent is None:
         said = [f"How the best learning rate grows with the batch size is undetermined: {together(rates.reasons)}."]
     else:
-        peaks, (low, high) = rates.best.dropna(subset="peak")["batch_size"].tolist(), rates.interval
+        low, high = map(minus, rates.interval)
         said = [
-            f"From {peaks[0]} to {peaks[-1]} images the best learning rate grows as B^{minus(rates.exponent)} (95 % "
-            f"interval {minus(low)} to {minus(high)}); the exponent of the linear rule is 1, that of the square-root "
-            f"rule 0.5.",
+            f"From {rates.fitted[0]} to {rates.fitted[-1]} images the best learning rate grows as "
+            f"B^{minus(rates.exponent)} (95 % interval {low} to {high}); the exponent of the linear rule is 1, that of "
+            f"the square-root rule 0.5.",
             *(sentence(f"{reason}; the exponent rests on the other batch sizes") for reason in rates.reasons),
         ]
     return [*said, *rule_or_size(found)]

@@ -193,7 +193,6 @@ PLAUSIBLE = {
     "whole": 0.9,
     "most": 0.31,
     "span": 8.0,
-    "loss": 0.05,
 }
 # Where `sizes` is how many.
 NUMBERS = {"too few sizes": 2, "too few peaks": 2, "too few step times": 1, "seeds missing": 3, "answerable": 4}

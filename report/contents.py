@@ -155,7 +155,7 @@ def predicted(found: Findings, advice: dict | None, folder: str = "") -> list[li
         ]
         seconds = found.epochs_of(name).groupby(RUN)["running_time"].max().sum()
         cost = f"{100 * advice['seconds'] / seconds:.1f} %" if seconds > 0 else UNDETERMINED
-        label = f"{mode.mode.label} ({folder})" if folder else mode.mode.label
+        label = f"{folder}: {mode.mode.label}" if folder else mode.mode.label
         rows.append([label, guess, _estimate(mode.breaking_points["accuracy"]), cost])
     return rows
 

@@ -818,7 +818,7 @@ def test_predicted_beside_measured(tmp_path):
     assert "as advise predicted it" in words.replace("\n", " ")
     advice.write(write(SMALL, data / "adamw"), noted)
     words = text(build.prepare(data, tmp_path / "of"))
-    assert "linearly scaled rate (adamw)" in words.replace("\n", " ")
+    assert "adamw: linearly scaled rate" in words.replace("\n", " ")
 
 
 def test_several_targets_are_tabled_where_something_is_known(whole):

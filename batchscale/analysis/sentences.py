@@ -356,37 +356,42 @@ def landscape(found: Findings) -> list[str]:
 
 def rule_or_size(found: Findings) -> list[str]:
     """Where the accuracy is lost, whether it is the linear rule that breaks or the batch size."""
-    rates, to_keep = found.landscape, found.threshold
+    rates = found.landscape
     if rates is None:
         return []
+    best = rates.best[rates.best["batch_size"] > rates.reference_batch_size].set_index("batch_size")
+    at_rule = {size: cell for size in best.index if (cell := rates.at_rule(size, "linear")) is not None}
+    said = _rule_beside_best(at_rule, best)
+    if found.threshold is None or TUNED.name not in found.modes:
+        return said
+    return said + _kept_at_best(at_rule, list(best.index), found)
+
+
+def _rule_beside_best(at_rule: dict[int, pd.Series], best: pd.DataFrame) -> list[str]:
+    """What the rate of the linear rule loses to the best rate tried, by batch size."""
+    close = [size for size, cell in at_rule.items() if _reaches(cell, best["accuracy"][size] - CLOSE)]
     said = []
-    above = [row for row in rates.best.itertuples() if row.batch_size > rates.reference_batch_size]
-    ruled = [(row, cell) for row in above if (cell := rates.at_rule(row.batch_size, "linear")) is not None]
-
-    def reaches(cell: pd.Series, accuracy: float) -> bool:
-        return not cell["diverged"] and bool(at_least(cell["accuracy"], accuracy))
-
-    close = [row.batch_size for row, cell in ruled if reaches(cell, row.accuracy - CLOSE)]
     if close:
         said.append(f"At {listed(close)} the rate of the linear rule is within {points(CLOSE)} of the best rate tried.")
-    for row, cell in ruled:
-        if row.batch_size not in close:
-            lost = "diverges" if cell["diverged"] else f"reaches {percent(cell['accuracy'])}"
-            ratio = row.learning_rate / cell["learning_rate"]
-            part = f"{number(ratio)} times" if ratio >= 1 else f"1/{number(1 / ratio)} of"
-            said.append(
-                f"At {row.batch_size} the linear rule {lost}, and {part} its rate, the best tried, "
-                f"{percent(row.accuracy)}."
-            )
-    if to_keep is None or TUNED.name not in found.modes:
-        return said
+    for size in (each for each in at_rule if each not in close):
+        cell = at_rule[size]
+        lost = "diverges" if cell["diverged"] else f"reaches {percent(cell['accuracy'])}"
+        ratio = best["learning_rate"][size] / cell["learning_rate"]
+        part = f"{number(ratio)} times" if ratio >= 1 else f"1/{number(1 / ratio)} of"
+        accuracy = percent(best["accuracy"][size])
+        said.append(f"At {size} the linear rule {lost}, and {part} its rate, the best tried, {accuracy}.")
+    return said
+
+
+def _kept_at_best(at_rule: dict[int, pd.Series], sizes: list[int], found: Findings) -> list[str]:
+    """Whether the best rate tried keeps the accuracy, and whether the linear rule does there."""
     point = found.modes[TUNED.name].breaking_points["accuracy"]
     # Without a second seed there is no interval, and the means decide.
     low, high = point.between if found.cells["error"].isna().all() else point.interval
-    sizes = [row.batch_size for row in above]
     kept = [size for size in sizes if low is not None and size <= low]
     lost = [size for size in sizes if high is not None and size >= high]
-    rule = [row.batch_size for row, cell in ruled if row.batch_size in kept and not reaches(cell, to_keep.accuracy)]
+    rule = [size for size in kept if size in at_rule and not _reaches(at_rule[size], found.threshold.accuracy)]
+    said = []
     if rule:
         said.append(
             f"At {listed(rule)} the best rate keeps the accuracy and the linear rule loses it: there the rule "
@@ -400,6 +405,10 @@ def rule_or_size(found: Findings) -> list[str]:
             f"optimizer."
         )
     return said
+
+
+def _reaches(cell: pd.Series, accuracy: float) -> bool:
+    return not cell["diverged"] and bool(at_least(cell["accuracy"], accuracy))
 
 
 def time(found: Findings) -> list[str]:

@@ -66,7 +66,9 @@ def read(data_dir: Path) -> Findings:
     study = Study.load(data_dir)
     if study.runs.empty:
         raise UserError(f"{data_dir} holds no records; run one of the training notebooks first")
-    not_read = {name: csvs for name, csvs in study.elsewhere.items() if name not in beside_folders(data_dir)}
+    studies = beside_folders(data_dir)
+    are_read = {*studies, *(f"{name}/{LANDSCAPE}" for name in studies)}
+    not_read = {name: csvs for name, csvs in study.elsewhere.items() if name not in are_read}
     return findings.analyse(replace(study, elsewhere=not_read), rates=Study.load(data_dir / LANDSCAPE))
 
 
@@ -80,7 +82,7 @@ def prepare(data_dir: Path, folder: Path, found: Findings | None = None) -> Path
     found = read(data_dir) if found is None else found
     study = found.study
     beginnings = {name: mode.beginning for name, mode in found.modes.items()}
-    lower = [findings.to_target(study, target, beginnings) for target in tenths_below(found.target)[-1:]]
+    lower = [findings.to_target(study, target, beginnings) for target in lower_target(found.target)]
     known = [] if found.to_threshold in (None, found.to_target) else [found.to_threshold]
     targets = [*lower, found.to_target, *known] if found.target is not None else []
     said = contents(found)
@@ -102,9 +104,9 @@ def prepare(data_dir: Path, folder: Path, found: Findings | None = None) -> Path
     return folder / "report.typ"
 
 
-def tenths_below(target: float | None) -> list[float]:
-    """The accuracies 0.1, 0.2, … below a target; none below none."""
-    return [tenth / 10 for tenth in range(1, 10) if not at_least(tenth / 10, target or 0)]
+def lower_target(target: float | None) -> list[float]:
+    """The largest of 0.1, 0.2, … that is five points or more below a target; none where there is none."""
+    return [tenth / 10 for tenth in range(1, 10) if at_least((target or 0) - 0.05, tenth / 10)][-1:]
 
 
 def figures(found: Findings) -> dict[str, tuple[tuple[float, float], Callable[[Axes], None]]]:

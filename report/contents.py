@@ -83,7 +83,7 @@ def contents(found: Findings) -> dict:
         "accuracies": _accuracies(found),
         "effects": sentences.effects(found),
         "landscape": sentences.landscape(found),
-        "updates": [*sentences.updates(found), *sentences.at_threshold(found)],
+        "updates": sentences.updates(found),
         "breaking_points": sentences.breaking_points(found),
         "verdicts": verdicts(found),
         "open": list(map(list, summary.reasons(found))),

@@ -145,14 +145,14 @@ def figures(found: Findings) -> dict[str, tuple[tuple[float, float], Callable[[A
 
     shown = {}
     if len(found.finals):
-        shown["accuracy"] = size(2.6), accuracy
+        shown["accuracy"] = size(2.4), accuracy
     if any(effect.differences["difference"].notna().any() for effect in found.effects):
-        shown["effects"] = size(2.1), effects
+        shown["effects"] = size(1.9), effects
     if found.landscape is not None:
-        shown["landscape"] = (plots.PAGE, 3.6), lambda ax: plots.landscape(ax, found.landscape)
+        shown["landscape"] = (plots.PAGE, 3.4), lambda ax: plots.landscape(ax, found.landscape)
     if found.target is not None and modes:
-        shown["updates"] = size(2.2), updates
-        shown["time"] = size(2.1), time
+        shown["updates"] = size(2.0), updates
+        shown["time"] = size(1.9), time
     return shown
 
 

@@ -108,7 +108,7 @@ def landscape(rates: Study, study: Study, final_epochs: int = 1) -> Landscape | 
     works = at_least(best["accuracy"], best["accuracy"].max() - _FAILS)
     known = best[works & best["peak"].notna()]
     fitted = tuple(known["batch_size"].tolist())
-    reasons = _reasons(best, works)
+    reasons = _reasons(best, works, len(known))
     return Landscape(cells, best, fitted, *_slope(known), _together(*tuned), taken, base_lr, reference, reasons)
 
 
@@ -186,13 +186,12 @@ def _slope(known: pd.DataFrame) -> tuple[float | None, tuple[float, float], floa
     return float(fit.slope), (float(fit.slope) - half, float(fit.slope) + half), math.exp(fit.intercept)
 
 
-def _reasons(best: pd.DataFrame, works: pd.Series) -> tuple[Reason, ...]:
+def _reasons(best: pd.DataFrame, works: pd.Series, fitted: int) -> tuple[Reason, ...]:
     """Why batch sizes are left out of the fit, or why there is none."""
     failing = best.loc[~works, "batch_size"].tolist()
     without = best.loc[works & best["peak"].isna(), "batch_size"].tolist()
     reasons = [Reason.of("every rate fails", sizes=failing, loss=_FAILS)] if failing else []
     reasons += [Reason.of("best at the edge", sizes=without)] if without else []
-    fitted = len(best) - len(failing) - len(without)
     if fitted < _LEAST_SIZES:
         reasons.append(Reason.of("too few peaks", sizes=fitted))
     return tuple(reasons)

@@ -54,16 +54,17 @@ def _headline(found: Findings) -> str:
         [label, *(f"{value} ({interval})" if interval else value for value, interval in cells)]
         for label, *cells in verdicts(found)
     ]
-    said = [
-        *sentences.threshold(found.threshold),
-        *(sentences.accuracy(mode, found.threshold) for mode in found.modes.values()),
-        *sentences.comparison(found),
-        *sentences.landscape(found),
+    said = [  # a paragraph each
+        sentences.threshold(found.threshold),
+        *([sentences.accuracy(mode, found.threshold)] for mode in found.modes.values()),
+        sentences.comparison(found),
+        sentences.best_rates(found),
+        sentences.rule_or_size(found),
     ]
     lines = [
         f"![Final accuracy, updates and time to target against batch size, one line per learning-rate rule]({FIGURE})",
         "",
-        *(f"- {line}" for line in said),
+        *(f"- {' '.join(about)}" for about in said if about),
         "",
         _table([head, ["---"] * len(head), *rows]),
         f"*{sentences.settings(found.study)}. {built_from(found.trained)}; SHA-256 of the CSVs `{found.study.digest}`. "

@@ -73,6 +73,7 @@ def contents(found: Findings) -> dict:
             *sentences.threshold(found.threshold),
             *(accuracies if len(accuracies) <= 3 else sentences.accuracies(found)),
             *sentences.comparison(found),
+            *sentences.best_rates(found),
             *sentences.critical_batch_sizes(found),
         ],
         "provenance": _provenance(study, facts),

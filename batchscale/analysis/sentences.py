@@ -4,6 +4,7 @@ A sentence that the records do not bear out is not written. Rules whose interval
 """
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,7 @@ from batchscale.modes import REFERENCE, TUNED, rule_phrase
 from batchscale.records.study import Study
 
 MOMENTUM = {"nesterov": "Nesterov momentum", "adamw": "β₁ ="}  # what it is to optimizers to which it is another
+_INTERVAL = "(95 % interval "
 AUGMENTATIONS = {"flip": "random flips", "flip-crop": "random flips and crops"}
 
 
@@ -166,8 +168,8 @@ def accuracy(mode: ModeFindings, found: Threshold | None) -> str:
 def accuracies(found: Findings) -> list[str]:
     """The breaking points in accuracy that are known, in one sentence."""
     points = [(mode.breaking_points["accuracy"], mode.mode.phrase) for mode in found.modes.values()]
-    known = [f"{_estimate(point)} under {phrase}" for point, phrase in points if point.estimate is not None]
-    return [f"The accuracy falls below that at {listed(known)}."] if known else []
+    known = [(point, phrase) for point, phrase in points if point.estimate is not None]
+    return [f"The accuracy falls below that at {_each(known)}."] if known else []
 
 
 def comparison(found: Findings) -> list[str]:
@@ -241,7 +243,7 @@ def critical_batch_sizes(found: Findings) -> list[str]:
     """All of them in one sentence."""
     fits = [mode for mode in found.modes.values() if mode.critical.estimate is not None]
     if fits:
-        known = listed([f"{_estimate(mode.critical)} under {mode.mode.phrase}" for mode in fits])
+        known = _each((mode.critical, mode.mode.phrase) for mode in fits)
         extrapolated = ", in part extrapolated" if any(mode.critical.reasons for mode in fits) else ""
         to = "the goal of each mode" if found.target is None else goal(found.target)
         return [f"The critical batch size for the updates to {to} is {known}{extrapolated}."]
@@ -254,12 +256,12 @@ def at_threshold(found: Findings) -> list[str]:
     if at is None or at is found.to_target:
         return []
     phrase = {name: mode.mode.phrase for name, mode in found.modes.items()}
-    known = [f"{_estimate(fit)} under {phrase[name]}" for name, fit in at.critical.items() if fit.estimate is not None]
+    known = [(fit, phrase[name]) for name, fit in at.critical.items() if fit.estimate is not None]
     unknown = [phrase[name] for name, fit in at.critical.items() if fit.estimate is None]
     way = f"On the way to the threshold itself, {goal(at.target)}, the critical batch size is"
     if not known:
         return [f"{way} undetermined for every mode."]
-    return [f"{way} {listed(known)}{f', and undetermined under {listed(unknown)}' if unknown else ''}."]
+    return [f"{way} {_each(known)}{f', and undetermined under {listed(unknown)}' if unknown else ''}."]
 
 
 def noise_scales(found: Findings) -> list[str]:
@@ -338,20 +340,22 @@ def smallest(found: Findings) -> list[str]:
 
 def landscape(found: Findings) -> list[str]:
     """How the best learning rate grows with the batch size; and which breaks, the linear rule or the batch size."""
+    return [*best_rates(found), *rule_or_size(found)]
+
+
+def best_rates(found: Findings) -> list[str]:
+    """How the best learning rate grows with the batch size."""
     rates = found.landscape
     if rates is None:
         return []
     if rates.exponent is None:
-        said = [f"How the best learning rate grows with the batch size is undetermined: {together(rates.reasons)}."]
-    else:
-        low, high = map(minus, rates.interval)
-        said = [
-            f"From {rates.fitted[0]} to {rates.fitted[-1]} images the best learning rate grows as "
-            f"B^{minus(rates.exponent)} (95 % interval {low} to {high}); the exponent of the linear rule is 1, that of "
-            f"the square-root rule 0.5.",
-            *(sentence(f"{reason}; the exponent rests on the other batch sizes") for reason in rates.reasons),
-        ]
-    return [*said, *rule_or_size(found)]
+        return [f"How the best learning rate grows with the batch size is undetermined: {together(rates.reasons)}."]
+    exponent, low, high = map(minus, (rates.exponent, *rates.interval))
+    return [
+        f"From {rates.fitted[0]} to {rates.fitted[-1]} images the best learning rate grows as B^{exponent} "
+        f"{_INTERVAL}{low} to {high}); the exponent of the linear rule is 1, that of the square-root rule 0.5.",
+        *(sentence(f"{reason}; the exponent rests on the other batch sizes") for reason in rates.reasons),
+    ]
 
 
 def rule_or_size(found: Findings) -> list[str]:
@@ -510,9 +514,15 @@ def _failure(row: pd.Series, against: str = "") -> str:
     return f"loses {points(row['loss'])}" + (f" ({shown})" if shown else "")
 
 
+def _each(known: Iterable[tuple[BreakingPoint | CriticalBatchSize, str]]) -> str:
+    """`21 (95 % interval 15–26) under the base rate and 269 (171–432) under the linear rule`."""
+    first, mark, rest = listed([f"{_estimate(found)} under {phrase}" for found, phrase in known]).partition(_INTERVAL)
+    return first + mark + rest.replace(_INTERVAL, "(")
+
+
 def _estimate(found: CriticalBatchSize | BreakingPoint) -> str:
     between = interval(*found.interval)
-    return images(found.estimate) + (f" (95 % interval {between})" if between else "")
+    return images(found.estimate) + (f" {_INTERVAL}{between})" if between else "")
 
 
 def _has_interval(point: BreakingPoint) -> bool:

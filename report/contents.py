@@ -73,7 +73,7 @@ def contents(found: Findings) -> dict:
             *sentences.threshold(found.threshold),
             *(accuracies if len(accuracies) <= 3 else sentences.accuracies(found)),
             *sentences.comparison(found),
-            *sentences.best_rates(found),
+            *sentences.best_rates(found)[:1],
             *sentences.critical_batch_sizes(found),
         ],
         "provenance": _provenance(study, facts),
@@ -236,9 +236,10 @@ def _mode(mode: Mode, study: Study) -> list[str]:
     lengths = tables.planned_epochs(study)
     lengths = sorted({int(length) for (name, _), length in lengths.dropna().items() if name == mode.name})
     settings = next((settings for run, settings in study.settings.items() if run[0] == mode.name), None)
-    sizes, seeds = (", ".join(map(str, sorted(set(runs[column])))) for column in ("batch_size", "seed"))
-    epochs = ", ".join(map(str, lengths)) or UNDETERMINED
-    return [mode.label, mode.name, _rule(mode, settings), sizes, epochs, seeds, str(len(runs))]
+    sizes, seeds = (sorted(set(runs[column])) for column in ("batch_size", "seed"))
+    are_many = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
+    columns = [sizes, lengths or [UNDETERMINED], [f"{seeds[0]} to {seeds[-1]}"] if are_many else seeds, [len(runs)]]
+    return [mode.label, mode.name, _rule(mode, settings), *(", ".join(map(str, column)) for column in columns)]
 
 
 def _rule(mode: Mode, settings: dict | None) -> str:

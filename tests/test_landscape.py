@@ -307,8 +307,8 @@ def test_the_figure_shows_every_cell_and_the_line():
         assert patch.get_x() < row.batch_size < patch.get_x() + patch.get_width()
         assert patch.get_y() < row.learning_rate < patch.get_y() + patch.get_height()
     lines = {line.get_label(): line.get_xydata() for line in ax.get_lines()}
-    assert list(lines) == ["linear rule", "square-root rule", "best rate ∝ B^0.80 (0.80 to 0.80)"]
+    assert list(lines) == ["linear rule", "square-root rule", "best rate ∝ $B^{0.80}$ (0.80 to 0.80)"]
     assert lines["linear rule"][-1] == pytest.approx((2048, ETA * 256))
     assert lines["square-root rule"][-1] == pytest.approx((2048, ETA * 16))
-    assert lines["best rate ∝ B^0.80 (0.80 to 0.80)"][-1] == pytest.approx((2048, 1.1 * ETA * 256**0.8))
+    assert lines["best rate ∝ $B^{0.80}$ (0.80 to 0.80)"][-1] == pytest.approx((2048, 1.1 * ETA * 256**0.8))
     plt.close(figure)

@@ -453,6 +453,12 @@ def test_effects_in_points():
     assert drawn(ax)["scaling: linearly scaled rate\nminus base rate"] == [[128, 512], [2, 4]]
     band = ax.collections[0].get_paths()[0].get_extents()
     assert (band.ymin, band.ymax) == (pytest.approx(1), pytest.approx(7))
+    assert ax.get_ylim()[0] < 0
+    assert ax.get_ylim()[1] > 7
+    wide = dataclasses.replace(scaling, differences=rows.assign(low=-0.9, high=0.9))
+    _, ax = plt.subplots()
+    plots.effects(ax, [wide])
+    assert ax.get_ylim() == pytest.approx((-5, 9))  # differences of 2 and 4 points can be told apart
     _, ax = plt.subplots()
     plots.effects(ax, [scaling, dataclasses.replace(nothing, name="warm-up")])
     assert ax.get_legend().get_texts()[-1].get_text() == "warm-up: no pair"

@@ -460,10 +460,11 @@ def effects(ax: Axes, effects: Sequence[Effect], names: Iterable[str] = ()) -> N
     """What scaling and warm-up add to the accuracy, in points, against batch size, with intervals as bands.
 
     Each effect has the colour of the mode that has it; `names` are all modes, or else colours of the user's own may
-    differ from those in other figures. One that no batch size shows has its reason in the legend.
+    differ from those in other figures. One that no batch size shows has its reason in the legend. The scale is that of
+    the differences; a band that is much wider goes on beyond it.
     """
     names = [*names, *(effect.of.name for effect in effects)]
-    drawn, reasons = [], []
+    drawn, heights, reasons = [], [0.0], []
     for effect in effects:
         known = effect.differences.dropna(subset="difference")
         style = mode_style(effect.of.name, names)
@@ -475,8 +476,12 @@ def effects(ax: Axes, effects: Sequence[Effect], names: Iterable[str] = ()) -> N
             reason = effect.reason or effect.differences["reason"].iloc[0]
             reasons.append(textwrap.fill(f"{effect.name}: {reason}", 60))
         drawn += known["batch_size"].tolist()
+        heights += (100 * known["difference"]).tolist()
     if drawn:
         ax.axhline(0, color="0.4", linewidth=1, zorder=0)
+        room = max(5, 0.5 * (max(heights) - min(heights)))
+        bottom, top = ax.get_ylim()
+        ax.set_ylim(max(bottom, min(heights) - room), min(top, max(heights) + room))
         for reason in reasons:
             _key(ax, reason, linestyle="none")
         _legend_above(ax)
@@ -554,7 +559,7 @@ def landscape(ax: Axes, found: Landscape) -> None:
         ax.plot(line, rates, linewidth=1.5, zorder=3, label=label, **style)
     if found.exponent is not None:
         (low, high), span = found.interval, np.geomspace(found.fitted[0], found.fitted[-1], 50)
-        label = f"best rate ∝ B^{minus(found.exponent)} ({minus(low)} to {minus(high)})"
+        label = f"best rate ∝ $B^{{{minus(found.exponent)}}}$ ({minus(low)} to {minus(high)})"
         ax.plot(span, found.level * span**found.exponent, "k--", linewidth=1.5, zorder=3, label=label)
     _log2_axis(ax, sizes)
     ax.set_xlim(sizes[0] / wide, sizes[-1] * wide)

@@ -28,7 +28,7 @@ class InDouble(nn.Module):
     def __init__(self, seed=0):
         super().__init__()
         torch.manual_seed(seed)
-        self.cnn = CNN(width=0.25).double()
+        self.cnn = CNN(width=0.125).double()
 
     def forward(self, images):
         return self.cnn(images.double())

@@ -237,9 +237,10 @@ def _mode(mode: Mode, study: Study) -> list[str]:
     lengths = sorted({int(length) for (name, _), length in lengths.dropna().items() if name == mode.name})
     settings = next((settings for run, settings in study.settings.items() if run[0] == mode.name), None)
     sizes, seeds = (sorted(set(runs[column])) for column in ("batch_size", "seed"))
-    are_many = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
-    columns = [sizes, lengths or [UNDETERMINED], [f"{seeds[0]} to {seeds[-1]}"] if are_many else seeds, [len(runs)]]
-    return [mode.label, mode.name, _rule(mode, settings), *(", ".join(map(str, column)) for column in columns)]
+    sizes, epochs, shown = (", ".join(map(str, each)) for each in (sizes, lengths, seeds))
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        shown = f"{seeds[0]} to {seeds[-1]}"
+    return [mode.label, mode.name, _rule(mode, settings), sizes, epochs or UNDETERMINED, shown, str(len(runs))]
 
 
 def _rule(mode: Mode, settings: dict | None) -> str:

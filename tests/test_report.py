@@ -729,6 +729,13 @@ def test_a_rule_without_words_is_no_unrecorded_rule(name, setting, value, tmp_pa
     assert not (tmp_path / "report.pdf").exists()
 
 
+@pytest.mark.parametrize(("seeds", "shown"), [((0, 1, 2), "0 to 2"), ((0, 1, 3), "0, 1, 3"), ((4,), "4")])
+def test_seeds_that_follow_one_another_are_a_range(seeds, shown):
+    of_one = SMALL[(SMALL["experiment"] == "scaled_lr") & (SMALL["seed"] == 0)]
+    (mode,) = said_of(pd.concat([of_one.assign(seed=seed) for seed in seeds]))["modes"]
+    assert mode[-2:] == [shown, str(2 * len(seeds))]
+
+
 def test_sidecars_agree_disagree_or_are_missing():
     table = SMALL[SMALL["experiment"] == "scaled_lr"]
     runs = [sidecar(name="scaled_lr", batch_size=size, seed=seed) for size in (128, 1024) for seed in (0, 1)]

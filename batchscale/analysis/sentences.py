@@ -39,8 +39,8 @@ from batchscale.modes import REFERENCE, TUNED, rule_phrase
 from batchscale.records.study import Study
 
 MOMENTUM = {"nesterov": "Nesterov momentum", "adamw": "β₁ ="}  # what it is to optimizers to which it is another
-_INTERVAL = "(95 % interval "
 AUGMENTATIONS = {"flip": "random flips", "flip-crop": "random flips and crops"}
+_INTERVAL = "(95 % interval "
 
 
 def settings(study: Study) -> str:

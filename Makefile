@@ -2,7 +2,8 @@
 # make report  write report.pdf from the records in data/; REPORT=my.pdf DATA=runs/quick for others
 # make results execute the committed notebooks on data/, rebuild report.pdf and README's headline; commit the outcome
 # make bench   how fast training is, as ratios; on an idle machine, with DATA_ROOT=folder of CIFAR-10
-# make test    run the tests
+# make test    run the tests, but for the slow ones; ten minutes on two cores
+# make test-slow     run the slow ones: commands of the README, notebooks and clusters, killed and continued
 # make test-lowest   run them with the lowest versions that pyproject.toml admits: make test-lowest PYTHON=python3.10
 # make lint    check style
 #
@@ -33,7 +34,7 @@ else
 OUT ?= runs/$(DATASET)
 endif
 
-.PHONY: study report results bench test test-lowest lint clean
+.PHONY: study report results bench test test-slow test-lowest lint clean
 
 study: $(VENV)/.study
 	@$(BIN)/python -m batchscale study --out "$(OUT)" --dataset "$(DATASET)" \
@@ -58,7 +59,10 @@ bench: $(VENV)/.study  # on an idle machine; benchmarks/README.md has the full o
 	@$(BIN)/python benchmarks/speed.py $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)")
 
 test: $(VENV)/.tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: $(VENV)/.tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 # pyproject.toml is the one place that names versions: "torch>=2.4" there is torch==2.4 here. Old libraries call what
 # newer ones have deprecated, and Ray 2.40 leaves processes running.

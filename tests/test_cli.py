@@ -72,6 +72,7 @@ def test_contracted_flags_of_analyse():
     assert [flag for flag in contract.split() if not re.search(rf"--{flag}\b", shown)] == []
 
 
+@pytest.mark.slow
 def test_trains_once(tmp_path):
     command = ["train", "--batch-size", "64", "--data-dir", str(tmp_path), *TINY]
     first = run(*command)

@@ -123,6 +123,7 @@ def test_there_are_commands_of_every_kind():
     assert len(HELP) >= 7
 
 
+@pytest.mark.slow
 @needs_cifar10
 @pytest.mark.parametrize("commands", [README, HELP], ids=["README", "help"])
 def test_commands_run_one_after_another_in_a_fresh_clone(clone, commands, capsys):
@@ -135,6 +136,7 @@ def test_commands_run_one_after_another_in_a_fresh_clone(clone, commands, capsys
     assert {path: path.read_bytes() for path in (clone / "data").rglob("*_bs*")} == committed
 
 
+@pytest.mark.slow
 def test_the_study_that_the_help_shows(clone, capfd):
     """Records, figures and executed notebooks. The second time it trains nothing: see test_committed_results.py."""
     (command,) = [command for command in HELP if " study " in command]

@@ -65,6 +65,7 @@ def test_the_readmes_figure_says_what_each_mark_is(folder, marks, tmp_path, monk
     assert {"base rate", "target not reached: at least this", *marks} < set(said)
 
 
+@pytest.mark.slow
 def test_the_study_on_the_committed_records_trains_nothing(tmp_path, capfd):
     """make study DATASET=cifar10 OUT=data, on a copy and where there are no images."""
     out = tmp_path / "data"

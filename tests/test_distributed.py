@@ -61,6 +61,7 @@ def train(group: Group, run_of: Experiment, file: Path, pulse: float) -> None:
         torch.save({"rows": [vars(row) for row in rows], "state": run.state_dict(), "losses": losses}, file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "pulse", "micro", "tolerance", "fields"),
     [
@@ -433,6 +434,7 @@ def until_saved(process: subprocess.Popen, folder: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
 def test_killed_stopped_and_resumed_by_another_number_of_workers(tmp_path):
     """Two workers until one is killed, two until Ctrl-C, then one process: the result equals that of one process."""
@@ -472,6 +474,7 @@ def test_killed_stopped_and_resumed_by_another_number_of_workers(tmp_path):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_refused_in_one_line(tmp_path):
     log = tmp_path / "log"
     with started(2, *RUN[:-4], "--batch-size", "25", "--data-dir", str(tmp_path), log=log) as process:

@@ -90,6 +90,7 @@ def test_a_sweep_skips_what_was_found(whole):
     assert sweeps.pending(sweeps.grid("scaled_lr", sizes, **settings), folder) == []
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_trains_the_same_runs(whole, tmp_path):
     folder, kills, moments = noted(tmp_path / "killed"), 0, random.Random(1)
     arguments = [*FLAGS, "--within", f"{WITHIN}", "--save-seconds", "0", "--data-dir", str(folder)]
@@ -110,6 +111,7 @@ def test_killed_at_random_moments_it_trains_the_same_runs(whole, tmp_path):
     assert "Traceback" not in run.said()
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_search(tmp_path):
     folder = noted(tmp_path / "shared")
     arguments = [*FLAGS, "--within", f"{WITHIN}", "--data-dir", str(folder)]
@@ -122,6 +124,7 @@ def test_two_processes_share_a_search(tmp_path):
     assert known(searching.search, searching.runs()).left == []
 
 
+@pytest.mark.slow
 def test_workers(tmp_path):
     folder = noted(tmp_path / "workers")
     run = Run([*FLAGS, "--within", f"{WITHIN}", "--workers", "2", "--data-dir", str(folder)], tmp_path / "log")
@@ -150,6 +153,7 @@ class Clock:
         return self.now
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_and_what_was_begun_goes_on_with_more_hours(tmp_path, capsys, whole):
     folder = noted(tmp_path)
     clock = Clock(180 * 0.99, lambda: len(list(folder.glob("*.json"))) == 6)  # in the fifth run
@@ -208,6 +212,7 @@ def test_advice_is_a_prior_and_that_of_another_experiment_is_not_used(tmp_path, 
     assert _searching(tmp_path).cost("", 8) > 0
 
 
+@pytest.mark.slow
 def test_live_lines_calls_and_a_figure(tmp_path, capsys, monkeypatch):
     seen, shown = [], []
     output = SimpleNamespace(update=shown.append)
@@ -272,6 +277,7 @@ def test_records_of_another_experiment_are_refused(whole, tmp_path):
         sweeps.find(TINY | {"base_lr": 0.02}, **ASKED, within=2, data_dir=whole[0])
 
 
+@pytest.mark.slow
 def test_without_advice_the_times_are_measured_and_kept(tmp_path):
     sweeps.find(TINY, **ASKED | {"small": (16,)}, hours=0.01, within=50, data_dir=tmp_path)
     kept = advice.read(tmp_path)
@@ -312,6 +318,7 @@ def test_what_a_run_can_still_reach(tmp_path, monkeypatch):
     assert searching.at_most(experiment, [Row(0.1)] * 3) == pytest.approx(0.1 + 1.5 * 0.1)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_given_up_counts_and_could_be_continued(tmp_path, monkeypatch, capsys):
     folder = noted(tmp_path)
     monkeypatch.setattr(

@@ -156,6 +156,7 @@ def same_numbers(one: dict, other: dict, rel: float) -> None:
             assert ours.get("between") == theirs.get("between")
 
 
+@pytest.mark.slow
 def test_a_bad_batch_size_below_the_best_changes_no_verdict(known):
     """Its rate is too high: it is shown, and said, and else as if it had not been trained."""
     bad = EPOCHS[(EPOCHS["experiment"] == "baseline_small") & (EPOCHS["batch_size"] == 2)]
@@ -497,6 +498,7 @@ def test_noise_scale_stands_beside_the_critical_batch_size(known):
     assert of(result_of(EPOCHS.assign(noise_scale=np.nan)), WARM, "noise_scale") is None
 
 
+@pytest.mark.slow
 def test_other_targets_are_those_of_an_analysis_with_that_target():
     curves = {name: mode.beginning for name, mode in analyse(STUDY).modes.items()}
     found = {target: to_target(STUDY, target, curves) for target in (0.5, 0.7)}
@@ -616,6 +618,7 @@ def size_shown(point: dict) -> str:
     return f"> {kept}" if lost is None else f"< {lost}"
 
 
+@pytest.mark.slow
 def test_command_prints_the_same_numbers_twice(folder, capsys, monkeypatch):
     assert cli.main(["analyse", str(folder), "--json", "--target", "0.7"]) == 0
     result = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)  # no NaN, no Infinity

@@ -59,6 +59,7 @@ def recorded(folder: Path, arguments: list[str]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [WARMUP, ADAMW], ids=["sgd", "adamw"])
 def test_killed_at_random_moments(tmp_path, settings):
     command = ["train", *LONG, *settings]
@@ -82,6 +83,7 @@ def test_killed_at_random_moments(tmp_path, settings):
     print(f"{killed} kills of single runs")
 
 
+@pytest.mark.slow
 def test_killed_while_saving(tmp_path):
     """Before each step of saving (the quick test takes some of them), once and then once more in what goes on."""
     command = ["train", *SHORT, *WARMUP]
@@ -106,6 +108,7 @@ def test_killed_while_saving(tmp_path):
     print(f"{killed} kills while saving")
 
 
+@pytest.mark.slow
 def test_sweep_with_two_workers_killed(tmp_path):
     """All of it, the parent alone, one worker alone: nothing stays behind, nothing is lost, the rest goes on."""
     command = ["sweep", *MEDIUM, "--names", "baseline_small", "--small", "8", "16", "--seeds", "0"]

@@ -82,6 +82,7 @@ def test_the_notebook_that_finds_begins_as_those_of_the_study_do():
     assert not any(cell.get("outputs") for cell in read(notebooks.FINDING).cells)
 
 
+@pytest.mark.slow
 def test_a_stranger_gets_advice_and_an_answer(tmp_path):
     """From any folder, small; what it recorded is what the results notebook reads."""
     out = tmp_path / "out"
@@ -254,6 +255,7 @@ def text(notebook) -> str:
     return json.dumps([cell.get("outputs", []) for cell in notebook.cells])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="Windows cannot interrupt a process")
 @pytest.mark.parametrize(("number", "send"), [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)])
 def test_a_study_that_is_stopped_saves_and_leaves_no_process(tmp_path, number, send):
@@ -282,6 +284,7 @@ def test_a_terminal_shows_how_many_epochs_a_study_has_recorded(tmp_path, monkeyp
             said += capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_from_a_folder_with_a_space_and_another_working_directory(tmp_path):
     """A copy of the project, its notebook started from a folder beside it, the project named in the first cell."""
     copy = tmp_path / "my copy"
@@ -299,6 +302,7 @@ def test_from_a_folder_with_a_space_and_another_working_directory(tmp_path):
     assert f"project {copy.name}" in text(executed)
 
 
+@pytest.mark.slow
 def test_from_below_the_project(tmp_path):
     """Not named: found above the working directory, before the installed package."""
     folder = tmp_path / "a b" / "notebooks"
@@ -435,6 +439,7 @@ def test_after_a_notebook_has_failed_no_other_is_begun(tmp_path, monkeypatch):
     assert begun == [notebooks.TRAINING[0]]
 
 
+@pytest.mark.slow
 def test_recorded_runs_are_shown_without_images(tmp_path):
     """The committed records of CIFAR-10 can be looked at where there are no images, and no download is tried."""
     name = notebooks.TRAINING[3]
@@ -456,6 +461,7 @@ def test_recorded_runs_are_shown_without_images(tmp_path):
     assert schedules[1] == schedules[0]  # the records say how many updates an epoch has
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "wrong", "message"),
     [

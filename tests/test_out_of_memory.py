@@ -185,6 +185,7 @@ def test_choice_is_one_of_two(tmp_path):
         sweep.run([needy()], data_dir=tmp_path, on_out_of_memory="hope")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of address space that the system keeps")
 @pytest.mark.skipif(
     tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12),

@@ -336,10 +336,9 @@ FEW = {case: study for case, (study, _) in LITTLE.items()} | {
 }
 
 
-@pytest.mark.parametrize("size", [None, 1_000_000])
 @pytest.mark.parametrize("case", FEW)
-def test_what_is_missing_is_null_with_a_reason(case, size):
-    for target in (None, synthetic.TARGET):
+def test_what_is_missing_is_null_with_a_reason(case):
+    for size, target in ((None, None), (1_000_000, synthetic.TARGET)):
         projection = project(FEW[case], parameters=size, target=target)
         result = json_object.projection_object(projection)
         json.dumps(result, allow_nan=False)
@@ -360,6 +359,7 @@ def test_what_is_missing_is_null_with_a_reason(case, size):
         figure.draw_without_rendering()
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named():
     def reason(case: str, size=1_000_000, label="ethernet", target=synthetic.TARGET):
         result = result_of(FEW[case], parameters=size, target=target)
@@ -410,6 +410,7 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_command_with_an_interconnect_of_ones_own(folder, capsys, monkeypatch, tmp_path):
     """Microseconds and Gbit/s become seconds and bytes; text has the same numbers; parameters are the sidecar's."""
     own = [str(folder), "--target", "0.7", "--latency", "30", "--bandwidth", "8"]
@@ -437,6 +438,7 @@ def test_command_with_an_interconnect_of_ones_own(folder, capsys, monkeypatch, t
     assert json.loads(capsys.readouterr().out)["gradient_bytes"] == 28
 
 
+@pytest.mark.slow
 def test_command_measures_an_all_reduce(folder):
     """In a process of its own, whose own processes start as a user's do."""
     shown = run("project", str(folder), "--target", "0.7", "--json")

@@ -102,6 +102,7 @@ class Sweep:
         return code
 
 
+@pytest.mark.slow
 @needs_ray
 def test_a_node_is_killed_and_its_run_goes_on_elsewhere(nodes, whole, tmp_path):
     data = tmp_path / "data"
@@ -121,6 +122,7 @@ def test_a_node_is_killed_and_its_run_goes_on_elsewhere(nodes, whole, tmp_path):
     assert {path.suffix for path in data.iterdir()} == {".csv", ".json"}
 
 
+@pytest.mark.slow
 @needs_ray
 def test_nodes_that_do_not_see_the_folder(nodes, whole, tmp_path):
     """/proc/self/cwd is another folder in every process. Stopped, what is done so far comes back, to go on from."""
@@ -139,6 +141,7 @@ def test_nodes_that_do_not_see_the_folder(nodes, whole, tmp_path):
     assert {path.suffix for path in (tmp_path / "data").iterdir()} == {".csv", ".json"}
 
 
+@pytest.mark.slow
 @needs_ray
 def test_runs_that_fail_do_not_end_the_sweep(nodes, tmp_path, monkeypatch, capsys):
     """One raises, one takes its process with it every time. What says so comes from the code that was sent along."""
@@ -161,6 +164,7 @@ def test_runs_that_fail_do_not_end_the_sweep(nodes, tmp_path, monkeypatch, capsy
     assert Record(good, tmp_path / "data").finished
 
 
+@pytest.mark.slow
 @needs_ray
 def test_a_search(nodes, tmp_path):
     """As many runs at once as the cluster has cores; the next is chosen when one has ended."""

@@ -106,6 +106,7 @@ def of_notebook(folder, monkeypatch, **given) -> dict:
     return shown
 
 
+@pytest.mark.slow
 def test_figures_of_the_notebook_can_be_read(folder, monkeypatch, capsys):
     explore = importlib.util.find_spec("plotly") is not None
     shown = of_notebook(folder, monkeypatch, explore=explore)

@@ -335,6 +335,7 @@ def test_little_is_recorded(case, tmp_path):
     assert not re.search(r"\b(nan|None|inf)\b", words)
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes(tmp_path):
     table = SMALL[SMALL["experiment"].isin(["baseline_small", "scaled_lr"])]
     first, second = (write(table, tmp_path / name / "data") for name in ("a", "b"))
@@ -800,6 +801,7 @@ def test_other_studies_in_subfolders(tmp_path):
     assert "data/adamw" in words
 
 
+@pytest.mark.slow
 def test_predicted_beside_measured(tmp_path):
     """By hand; a rule that was not predicted has no row, and one that has no end is said to be at least so large."""
     found = analyse(Study.of(SMALL))

@@ -111,6 +111,7 @@ def test_what_trains_the_same_has_the_same_learning_rates(size, scalings, warmup
 # What is trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_reference_in_the_list_is_trained_for_all(tmp_path, capsys, monkeypatch, workers):
     asked = [one(name, size) for name in reversed(MODES) for size in (8, 16)]

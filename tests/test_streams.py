@@ -56,6 +56,7 @@ def test_an_answer_that_cannot_be_written(arguments):
     assert ended.stderr.count(b"\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("redirection", "workers"), [("2>&1 | true", "1"), (">&- 2>&- <&-", "2")])
 def test_a_sweep_goes_on_whoever_reads(tmp_path, redirection, workers):
     command = f'set -o pipefail; "{sys.executable}" -m batchscale "$@" {redirection}'

@@ -99,6 +99,7 @@ def test_only_what_is_missing(tmp_path):
     assert sweeps.pending(tiny([64]) * 2, tmp_path) == tiny([64])  # named twice, trained once
 
 
+@pytest.mark.slow
 def test_workers_record_the_same(tmp_path):
     experiments = tiny(seeds=[0, 1])
     sweeps.run(experiments, data_dir=tmp_path / "one")
@@ -140,6 +141,7 @@ def test_more_epochs_train_again_and_say_so_before(tmp_path, long, capsys, monke
     assert sweeps.pending(tiny([64], epochs=4), tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_more_epochs_go_on_from_a_kept_state(tmp_path, long, monkeypatch, capsys, workers):
     experiments = tiny([64]) + tiny([128])[: workers - 1]
@@ -271,6 +273,7 @@ def test_a_script_that_fails_in_its_processes(tmp_path):
     assert said[-1].endswith("none of 2 processes could start (exit code 7); what they printed above says why")
 
 
+@pytest.mark.slow
 def test_an_interpreter_needs_no_guard(tmp_path):
     """Nothing can be run again there; the same holds for `python -c` and notebooks."""
     ended = run_script(tmp_path, "-i", "-q", stdin=SCRIPT.format(""))
@@ -546,6 +549,7 @@ def test_a_long_epoch_is_saved_in_the_middle(tmp_path, monkeypatch, save_seconds
     assert resumed == [*range(saves, 32)]
 
 
+@pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize(
     ("number", "send", "flags"),
@@ -568,6 +572,7 @@ def test_stopped_and_started_again(tmp_path, whole, number, send, flags):
     assert_goes_on(folder, whole)
 
 
+@pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize("delay", [0.3, 1, 2])
 def test_ctrl_c_while_workers_start(tmp_path, delay):
@@ -580,6 +585,7 @@ def test_ctrl_c_while_workers_start(tmp_path, delay):
     assert "Traceback" not in run.said()
 
 
+@pytest.mark.slow
 @needs_proc
 def test_workers_end_when_their_parent_is_gone(tmp_path, whole):
     run = started(tmp_path / "orphans", "--workers", "2")
@@ -589,6 +595,7 @@ def test_workers_end_when_their_parent_is_gone(tmp_path, whole):
     assert_goes_on(tmp_path / "orphans", whole)
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_worker_that_is_gone_is_told_and_the_others_take_its_run(tmp_path, whole):
     run = started(tmp_path / "data", "--workers", "2")
@@ -598,6 +605,7 @@ def test_a_worker_that_is_gone_is_told_and_the_others_take_its_run(tmp_path, who
     assert_same_records(tmp_path / "data", whole)
 
 
+@pytest.mark.slow
 @needs_proc
 def test_one_trains_and_the_other_waits_or_says_who_holds_it(tmp_path, whole):
     folder = tmp_path / "data"
@@ -614,6 +622,7 @@ def test_one_trains_and_the_other_waits_or_says_who_holds_it(tmp_path, whole):
     assert_same_records(folder, whole)
 
 
+@pytest.mark.slow
 @needs_proc
 def test_who_waits_takes_over_from_the_dead(tmp_path, whole):
     folder = tmp_path / "data"
@@ -626,6 +635,7 @@ def test_who_waits_takes_over_from_the_dead(tmp_path, whole):
     assert_same_records(folder, whole)
 
 
+@pytest.mark.slow
 @needs_proc
 def test_two_sweeps_on_one_folder_share_out_the_work(tmp_path, whole):
     runs = [Run([*SWEEP, "--data-dir", str(tmp_path / "data")], tmp_path / f"log{number}") for number in (1, 2)]
@@ -659,6 +669,7 @@ def die_after_two_epochs(there, monkeypatch) -> None:
     wait_until(lambda: len(load(there)) == 2 and not list(there.glob(".*")))
 
 
+@pytest.mark.slow
 def test_google_drive_is_written_through_the_virtual_machine(drive, whole):
     there, here = drive
     table = sweeps.run(tiny([4, 8], **AS_SWEEP), data_dir=there)

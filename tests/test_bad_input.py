@@ -184,7 +184,7 @@ BAD = [
     ),
     (
         None,
-        ["find", *TRAIN[1:], "--within", "2", "--small", "8", "--base-lr", "1e12"],
+        ["find", *TRAIN[1:], "--hours", "0.01", "--small", "8", "--base-lr", "1e12"],
         2,
         "the reference does not train: baseline_small diverges at every batch size, with base_lr 1e+12; choose a lower",
     ),

@@ -272,6 +272,7 @@ def test_times_that_are_upper_bounds_are_not_projected():
     assert alone["reason"] is not None
 
 
+@pytest.mark.slow
 def test_runs_of_several_workers_are_not_timed():
     is_shared = EPOCHS["seed"] == 2
     twice = EPOCHS.assign(running_time=EPOCHS["running_time"] * np.where(is_shared, 0.5, 1))

@@ -243,9 +243,10 @@ def test_rows(digits):
 
 
 def test_noise_scale_uses_the_next_epochs_first_images(digits):
+    digits = digits.first(480)
     run = Training(experiment(epochs=2, seed=3), digits)
     first, last = run.epochs()
-    order, seed = permutation(1500, seed=3, epoch=3), epoch_seed(3, 3)
+    order, seed = permutation(480, seed=3, epoch=3), epoch_seed(3, 3)
 
     def loss(part):
         return functional.cross_entropy(
@@ -255,13 +256,13 @@ def test_noise_scale_uses_the_next_epochs_first_images(digits):
     expected = noise_scale.measure(run.model, loss, order, random_seed=seed, with_standard_error=True)
     assert (expected.small_batch_size, expected.big_batch_size) == (8, 80)
     assert last.noise_scale == pytest.approx(expected.noise_scale, rel=1e-5) != first.noise_scale
-    precise = run.measure_noise_scale(images=1500, with_standard_error=True)
+    precise = run.measure_noise_scale(images=480, with_standard_error=True)
     assert precise == noise_scale.measure(
-        run.model, loss, order, random_seed=seed, micro_batch_size=8, micro_batches=187, with_standard_error=True
+        run.model, loss, order, random_seed=seed, micro_batch_size=8, micro_batches=60, with_standard_error=True
     )
     assert precise.standard_error < expected.standard_error / 2
-    for images in (23, 1501):
-        with pytest.raises(UserError, match=rf"images is {images}; it must be from 24 \(three micro-batches\) to 1500"):
+    for images in (23, 481):
+        with pytest.raises(UserError, match=rf"images is {images}; it must be from 24 \(three micro-batches\) to 480"):
             run.measure_noise_scale(images)
 
 

@@ -3,7 +3,7 @@
 # make results execute the committed notebooks on data/, rebuild report.pdf and README's headline; commit the outcome
 # make bench   how fast training is, as ratios; on an idle machine, with DATA_ROOT=folder of CIFAR-10
 # make test    run the tests, but for the slow ones; ten minutes on two cores
-# make test-slow     run the slow ones: commands of the README, notebooks and clusters, killed and continued
+# make test-slow     run the slow ones: every command of README and --help, notebooks, Ray, processes that are killed
 # make test-lowest   run them with the lowest versions that pyproject.toml admits: make test-lowest PYTHON=python3.10
 # make lint    check style
 #

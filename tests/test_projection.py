@@ -337,9 +337,11 @@ FEW = {case: study for case, (study, _) in LITTLE.items()} | {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [None, 1_000_000])
 @pytest.mark.parametrize("case", FEW)
-def test_what_is_missing_is_null_with_a_reason(case):
-    for size, target in ((None, None), (1_000_000, synthetic.TARGET)):
+def test_what_is_missing_is_null_with_a_reason(case, size):
+    for target in (None, synthetic.TARGET):
         projection = project(FEW[case], parameters=size, target=target)
         result = json_object.projection_object(projection)
         json.dumps(result, allow_nan=False)

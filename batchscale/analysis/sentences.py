@@ -516,17 +516,20 @@ def _failure(row: pd.Series, against: str = "") -> str:
 
 def _each(known: Iterable[tuple[BreakingPoint | CriticalBatchSize, str]]) -> str:
     """`21 (95 % interval 15–26) under the base rate and 269 (171–432) under the linear rule`."""
-    first, mark, rest = listed([f"{_estimate(found)} under {phrase}" for found, phrase in known]).partition(_INTERVAL)
-    return first + mark + rest.replace(_INTERVAL, "(")
+    known = list(known)
+    first = next((place for place, (found, _) in enumerate(known) if _has_interval(found)), None)
+    return listed(
+        f"{_estimate(found, _INTERVAL if place == first else '(')} under {phrase}"
+        for place, (found, phrase) in enumerate(known)
+    )
 
 
-def _estimate(found: CriticalBatchSize | BreakingPoint) -> str:
-    between = interval(*found.interval)
-    return images(found.estimate) + (f" {_INTERVAL}{between})" if between else "")
+def _estimate(found: BreakingPoint | CriticalBatchSize, opening: str = _INTERVAL) -> str:
+    return images(found.estimate) + (f" {opening}{interval(*found.interval)})" if _has_interval(found) else "")
 
 
-def _has_interval(point: BreakingPoint) -> bool:
-    return point.low is not None or point.high is not None
+def _has_interval(found: BreakingPoint | CriticalBatchSize) -> bool:
+    return found.low is not None or found.high is not None
 
 
 def _is_known(point: BreakingPoint) -> bool:
